@@ -1,0 +1,57 @@
+# The commands of this repository. Each first makes the virtual environment it needs, from the lock,
+# and installs again only when the lock or pyproject.toml changed.
+
+PYTHON ?= python3
+NEXT_PYTHON ?= python3.12
+VENV = .venv
+NEXT = .venv-next
+BIN = $(VENV)/bin
+PIP = -m pip install --quiet --disable-pip-version-check
+
+# Compiled programs are kept between runs.
+export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
+export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.5
+
+.PHONY: help demo test test-parity test-next lint format bench clean
+
+help:  ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.extras-demo  ## Prepare, train, generate: out/demo/*.wav and a table, within minutes
+	$(BIN)/mgen demo --out=out/demo
+
+test: $(VENV)/.extras-dev,export  ## Run the tests that need no PyTorch
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not parity'
+
+test-parity: $(VENV)/.extras-dev,parity  ## Compare with the released PyTorch implementations
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m parity
+
+test-next: $(NEXT)/.extras-dev  ## Run the tests that need no TensorFlow: Python 3.12, jax 0.11.2
+	$(NEXT)/bin/python -m pytest -n 2 --dist loadfile -m 'not parity and not tf'
+
+lint: $(VENV)/.extras-dev,export  ## Check format, style and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(VENV)/.extras-dev,export  ## Format, and mend what can be mended
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.extras-dev,parity  ## Time this code against its peers, side by side
+	$(BIN)/mgen benchmark --suite=codec,lm_decode,inputs
+
+clean:  ## Remove environments, caches and outputs
+	rm -rf $(VENV) $(NEXT) .cache out build dist
+
+$(VENV)/.extras-%: requirements.lock pyproject.toml setup.py
+	@echo "installing mgen[$*] into $(VENV) from requirements.lock (minutes the first time)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python $(PIP) --constraint requirements.lock --editable '.[$*]'
+	@touch '$@'
+
+$(NEXT)/.extras-%: requirements-next.lock pyproject.toml setup.py
+	@echo "installing mgen[$*] into $(NEXT) from requirements-next.lock (minutes the first time)"
+	@test -x $(NEXT)/bin/python || $(NEXT_PYTHON) -m venv $(NEXT)
+	@$(NEXT)/bin/python $(PIP) --constraint requirements-next.lock --editable '.[$*]'
+	@touch '$@'

@@ -1,0 +1,289 @@
+"""Score files to `Score`s through music21: notes with ties merged, repeats expanded, metre, key, tempo, chord symbols."""
+
+import copy
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from mgen.data.corpus_scores import chords as harmony
+from mgen.data.corpus_scores.score import VELOCITY, Part, Score, make_bars, note_table
+
+# music21 asks for the version to know that an accidental holds to the end of its bar.
+ABC_VERSION = "%abc-2.1\n"
+TUNE = re.compile(r"(?m)^(?=X:)")
+TEMPO = re.compile(r"(\d+)/(\d+)\s*=\s*(\d+)")
+QPM_RANGE = (20.0, 400.0)
+
+# Words in titles and R: fields; the first that occurs names the type.
+TUNE_TYPES = (
+    "slip jig", "slide", "jig", "strathspey", "hornpipe", "clog", "highland fling", "fling", "reel",
+    "waltz", "polka", "mazurka", "minuet", "quadrille", "gavotte", "quick step", "quickstep", "march",
+    "walk around", "lament", "air",
+)  # fmt: skip
+
+
+def read_text(path: Path) -> str:
+    """The text of a tune book: UTF-8, or Latin-1 where it is not."""
+    data = path.read_bytes()
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return data.decode("latin-1")
+
+
+def split_tunes(text: str) -> list[str]:
+    """The tunes of an ABC book, in order, each with its header."""
+    return [tune for tune in TUNE.split(text) if tune.startswith("X:")]
+
+
+def abc_field(tune: str, letter: str) -> str:
+    """The first non-empty header field `letter` of a tune, without a comment or quotation marks."""
+    for value in re.findall(rf"(?m)^{letter}:(.*)$", tune):
+        value = value.split("%")[0].strip().strip('"').strip()
+        if value:
+            return value
+    return ""
+
+
+def tune_type(tune: str) -> str:
+    """ "jig", "reel", ... from R: or the titles of an ABC tune; empty where neither says."""
+    rhythm = abc_field(tune, "R").lower().replace("slipjig", "slip jig").replace("walka", "walk a")
+    titles = " ".join(re.findall(r"(?m)^T:(.*)$", tune)).lower()
+    for text in (rhythm, titles):
+        for word in TUNE_TYPES:
+            if re.search(rf"\b{word}s?\b", text):
+                return word.replace("quickstep", "quick step")
+    slow = re.search(r'(?mi)^[NQ]:.*\b(slow|plaintive|tender)', tune)
+    return "air" if slow else ""
+
+
+def clean_title(title: str) -> str:
+    """ "BAG OF MEAL, THE." -> "The Bag of Meal"."""
+    title = title.strip().rstrip(".").strip()
+    article = re.fullmatch(r"(.*), (the|a|an|da|le|la)", title, re.IGNORECASE)
+    if article:
+        title = f"{article[2]} {article[1]}"
+    if title.isupper():
+        title = re.sub(r"[A-Za-z]+('[A-Za-z]+)?", lambda word: word[0].capitalize(), title)
+    return title
+
+
+def parse_tune(tune: str) -> Score:
+    """One ABC tune. Quoted text that is no chord symbol (fingerings, remarks) is dropped first."""
+    from music21 import converter
+
+    text = re.sub(
+        r'"([^"\n]*)"', lambda quote: quote[0] if harmony.parse_symbol(quote[1]) else "", tune
+    )
+    score = from_stream(converter.parseData(ABC_VERSION + text, format="abc"))
+    score.title = clean_title(abc_field(tune, "T"))
+    score.composer = abc_field(tune, "C")
+    score.tune_type = tune_type(tune)
+    # music21 invents a tempo where there is none and takes Q: for words.
+    declared = TEMPO.search(abc_field(tune, "Q"))
+    score.tempi = []
+    if declared:
+        above, below, rate = map(int, declared.groups())
+        score.tempi = valid_tempi([(0.0, rate * 4 * above / below)])
+    return score
+
+
+def parse_file(path: Path) -> Score:
+    """A MusicXML, Humdrum or one-tune ABC file."""
+    from music21 import converter
+
+    if path.suffix == ".abc":
+        return parse_tune(split_tunes(read_text(path))[0])
+    # music21 would keep pickles of what it parsed in the temporary folder.
+    reader = converter.Converter()
+    reader.parseFile(str(path), forceSource=True, storePickle=False)
+    return from_stream(reader.stream)
+
+
+def from_stream(stream: Any) -> Score:
+    """A music21 Score with at least one part that has notes."""
+    parts = [part for part in stream.parts if part.recurse().notes] if stream.parts else [stream]
+    if not parts or not parts[0].recurse().notes:
+        raise ValueError("no notes")
+    measures = list(parts[0].getElementsByClass("Measure"))
+    starts = [float(measure.offset) for measure in measures]
+    end = max(float(part.highestTime) for part in parts)
+    if not measures:
+        raise ValueError("no bar lines")
+    spans = list(zip(starts, [*starts[1:], max(end, starts[-1] + 1e-3)]))
+    order = repeats(parts[0], measures)
+    unfold = Unfolding(spans, order)
+
+    metres = [
+        (start, int(numerator), int(denominator))
+        for start, numerator, denominator in unfold.states(metre_marks(parts[0]))
+    ]
+    lines = []
+    for part in parts:
+        notes = note_table(unfold.notes(merged_notes(part)))
+        if len(notes):
+            lines.append(Part(str(part.partName or "").strip(), notes))
+    if not metres:
+        raise ValueError("no metre")
+    metadata = stream.metadata
+    return Score(
+        parts=lines,
+        bars=make_bars(unfold.measures, metres),
+        tempi=valid_tempi(unfold.states(tempo_marks(stream))),
+        chords=[(start, label) for start, label in unfold.states(chord_symbols(parts[0]))],
+        key=declared_key(parts[0]),
+        title=clean_title((metadata and (metadata.bestTitle or "")) or ""),
+        composer=(metadata and metadata.composer) or "",
+    )
+
+
+class Unfolding:
+    """Moves events from written to sounding positions, once for each time their measure is played."""
+
+    def __init__(self, spans: Sequence[tuple[float, float]], order: Sequence[int]):
+        self.spans, self.order = spans, order
+        self.measures: list[tuple[float, float]] = []
+        position = 0.0
+        for index in order:
+            start, end = spans[index]
+            self.measures.append((position, end - start))
+            position += end - start
+
+    def _moved(self, events: Sequence[tuple]) -> Iterator[tuple[float, tuple]]:
+        by_measure: dict[int, list[tuple]] = {index: [] for index in set(self.order)}
+        for index, held in by_measure.items():
+            start, end = self.spans[index]
+            held += [event for event in events if start - 1e-6 <= event[0] < end - 1e-6]
+        for (position, _), index in zip(self.measures, self.order):
+            for event in by_measure[index]:
+                yield position - self.spans[index][0], event
+
+    def notes(self, notes: Sequence[tuple[float, float, float, float]]) -> Iterator[tuple]:
+        """Notes (onset, offset, pitch, velocity), moved."""
+        for shift, (onset, offset, pitch, velocity) in self._moved(notes):
+            yield round(onset + shift, 6), round(offset + shift, 6), pitch, velocity
+
+    def states(self, marks: Sequence[tuple]) -> list[tuple]:
+        """Marks (position, *value) that hold until the next, moved; a jump back restores what held there."""
+        if not marks:
+            return []
+        unfolded: list[tuple] = []
+        for (position, _), index in zip(self.measures, self.order):
+            start, end = self.spans[index]
+            before = [mark for mark in marks if mark[0] <= start + 1e-6]
+            inside = [mark for mark in marks if start + 1e-6 < mark[0] < end - 1e-6]
+            for mark in [*before[-1:], *inside]:
+                moved = (round(position + max(0.0, mark[0] - start), 6), *mark[1:])
+                if not unfolded or unfolded[-1][1:] != moved[1:]:
+                    unfolded.append(moved)
+        if unfolded and unfolded[0][0] > 0 and not isinstance(unfolded[0][1], str):
+            unfolded[0] = (0.0, *unfolded[0][1:])
+        return unfolded
+
+
+def repeats(part: Any, measures: Sequence[Any]) -> list[int]:
+    """Indices of the measures in the order they are played; as written where the repeat signs make no sense.
+
+    music21 expands a skeleton without notes: some hundred times faster than copying the whole part.
+    """
+    from music21 import bar, note, repeat, spanner, stream
+
+    skeleton = stream.Part()
+    bones = {}
+    for index, measure in enumerate(measures):
+        bone = stream.Measure(number=index + 1)
+        bone.groups.append(str(index))
+        bone.append(note.Rest(quarterLength=1))
+        for mark in measure.getElementsByClass(repeat.RepeatExpression):
+            bone.insert(0, copy.deepcopy(mark))
+        for side in ("leftBarline", "rightBarline"):
+            line = getattr(measure, side)
+            if isinstance(line, bar.Repeat):
+                setattr(bone, side, bar.Repeat(direction=line.direction, times=line.times))
+        skeleton.append(bone)
+        bones[id(measure)] = bone
+    for bracket in part.recurse().getElementsByClass(spanner.RepeatBracket):
+        spanned = [bones[id(m)] for m in bracket.getSpannedElements() if id(m) in bones]
+        if spanned:
+            skeleton.insert(0, spanner.RepeatBracket(spanned, number=bracket.number))
+    try:
+        expander = repeat.Expander(skeleton)
+        if not expander.isExpandable():
+            return list(range(len(measures)))
+        return [int(m.groups[0]) for m in expander.process().getElementsByClass("Measure")]
+    except (repeat.ExpanderException, repeat.RepeatException, IndexError, TypeError, ValueError):
+        return list(range(len(measures)))
+
+
+def merged_notes(part: Any) -> list[tuple[float, float, float, float]]:
+    """Sounding notes of a music21 part with ties merged and grace notes left out."""
+    notes: list[list[float]] = []
+    tied: dict[float, list[float]] = {}
+    for element in part.flatten().notes:
+        if "ChordSymbol" in element.classes or element.duration.isGrace:
+            continue
+        onset = float(element.offset)
+        offset = onset + float(element.quarterLength)
+        if offset <= onset:
+            continue
+        for single in getattr(element, "notes", [element]):
+            if not hasattr(single, "pitch"):
+                continue
+            pitch = float(single.pitch.midi)
+            velocity = single.volume.velocity or element.volume.velocity or VELOCITY
+            tie = single.tie or element.tie
+            open_note = tied.pop(pitch, None)
+            continues = open_note is not None and abs(open_note[1] - onset) < 1e-3
+            if tie is not None and tie.type in ("continue", "stop") and continues and open_note:
+                open_note[1] = offset
+                current = open_note
+            else:
+                current = [onset, offset, pitch, float(velocity)]
+                notes.append(current)
+            if tie is not None and tie.type in ("start", "continue"):
+                tied[pitch] = current
+    return [(onset, offset, pitch, velocity) for onset, offset, pitch, velocity in notes]
+
+
+def metre_marks(part: Any) -> list[tuple[float, int, int]]:
+    """Time signatures of a part."""
+    flat = part.flatten()
+    return [
+        (float(mark.offset), int(mark.numerator), int(mark.denominator))
+        for mark in flat.getElementsByClass("TimeSignature")
+        if mark.numerator and mark.denominator
+    ]
+
+
+def tempo_marks(stream: Any) -> list[tuple[float, float]]:
+    """Tempo marks in quarters a minute, words such as "Allegro" as music21 counts them."""
+    marks: dict[float, float] = {}
+    for mark in stream.flatten().getElementsByClass("MetronomeMark"):
+        qpm = mark.getQuarterBPM()
+        if qpm:
+            marks.setdefault(float(mark.offset), float(qpm))
+    return sorted(marks.items())
+
+
+def valid_tempi(tempi: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Drops what no player plays: misprints and units misread."""
+    return [(at, qpm) for at, qpm in tempi if QPM_RANGE[0] <= qpm <= QPM_RANGE[1]]
+
+
+def chord_symbols(part: Any) -> list[tuple[float, str]]:
+    """Chord symbols above a part as Harte labels."""
+    found = []
+    for symbol in part.flatten().getElementsByClass("ChordSymbol"):
+        # music21 writes a flat as "-".
+        label = harmony.parse_symbol(re.sub(r"(?<=[A-G])-", "b", symbol.figure or ""))
+        if label:
+            found.append((float(symbol.offset), label))
+    return found
+
+
+def declared_key(part: Any) -> str:
+    """The first key with a mode, such as "G major" or "A dorian"; empty where there is only a signature."""
+    for found in part.flatten().getElementsByClass("Key"):
+        return f"{found.tonic.name.replace('-', 'b')} {found.mode}"
+    return ""

@@ -1,0 +1,132 @@
+"""`mgen <command>`: the mains of `launch/` under one name, and the error contract they share.
+
+Bad input ends every command the same way: one line on standard error that starts with `error:`,
+exit code 1.
+"""
+
+import difflib
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from mgen.errors import UserError
+
+COMMANDS = {
+    "prepare_data": "build a dataset (bundled scores, your MIDI, Slakh2100, folders of audio)",
+    "inspect_data": "print a dataset's table, draw a page of it, write a few WAVs",
+    "train": "train any family from a config; resumes where it stopped",
+    "evaluate": "score a trained model on held-out data",
+    "tokenize": "turn a dataset into codec tokens",
+    "generate": "sample music from a trained language model",
+    "demo": "prepare, train, tokenize, train, generate: the whole path in minutes",
+    "benchmark": "time this code against its peers, side by side",
+}
+
+
+def run(main: Callable[[Sequence[str]], object]) -> None:
+    """Runs a launch script's `main(argv)` under absl with the error contract above."""
+    if {"--help", "-h", "-help"} & set(sys.argv[1:]):
+        print(_help(main))
+        return
+    logging.set_verbosity(logging.WARNING)
+    app.run(lambda argv: _guard(main, argv), flags_parser=lambda argv: _guard(_parse, argv))
+
+
+def main() -> None:
+    """Entry point of the console command `mgen`."""
+    command = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if command in ("--help", "-h", "help"):
+        width = max(map(len, COMMANDS))
+        lines = [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
+        print("usage: mgen <command> [--flags]   (mgen <command> --help)\n\n" + "\n".join(lines))
+        return
+    if command not in COMMANDS:
+        guess = difflib.get_close_matches(command, COMMANDS, 1)
+        hint = f"; did you mean {guess[0]}?" if guess else f"; one of {', '.join(COMMANDS)}"
+        _fail(f"unknown command {command!r}{hint}")
+    sys.argv = [f"mgen {command}", *sys.argv[2:]]
+    run(importlib.import_module(f"mgen.launch.{command}").main)
+
+
+def define_config_flag() -> flags.FlagHolder:
+    """Defines `--config=FILE[:arg]`; FILE may also name a shipped config (`codec/tiny_16khz`)."""
+    return config_flags.DEFINE_config_file(
+        "config", None, "Config file, or the name of a shipped one: codec/tiny_16khz[:smoke]."
+    )
+
+
+def resolve_config(value: str) -> str:
+    """`configs/codec/tiny_16khz.py:smoke`, with or without folder and ending, to an existing file
+    (argument kept)."""
+    import mgen.configs
+
+    shipped = Path(mgen.configs.__path__[0])
+    name, _, argument = value.partition(":")
+    bare = name.removeprefix("configs/").removesuffix(".py")
+    for path in (Path(name), shipped / f"{bare}.py"):
+        if path.is_file():
+            return str(path) + (f":{argument}" if argument else "")
+    known = sorted(
+        str(path.relative_to(shipped).with_suffix(""))
+        for path in shipped.glob("*/*.py")
+        if path.name != "__init__.py"
+    )
+    guess = difflib.get_close_matches(bare, known, 3, 0.3) or known
+    raise UserError(f"--config={name}: no such file; shipped configs: {', '.join(guess)}")
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+    """absl's parser, with config names resolved and a config's own errors as `UserError`."""
+    args = list(argv)
+    for index, arg in enumerate(args):
+        if arg.startswith("--config="):
+            args[index] = f"--config={resolve_config(arg.removeprefix('--config='))}"
+        elif arg == "--config" and index + 1 < len(args):
+            args[index + 1] = resolve_config(args[index + 1])
+    try:
+        return flags.FLAGS(args)
+    except flags.Error as error:
+        raise UserError(f"{_one_line(error)} (see --help)") from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        # ml_collections raises these for `--config.<unknown key>` and for values of the wrong type.
+        raise UserError(f"--config: {_one_line(error)}") from error
+
+
+def _guard(function: Callable[[Any], Any], argv: Any) -> Any:
+    try:
+        return function(argv)
+    except UserError as error:
+        _fail(_one_line(error))
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)
+    return None
+
+
+def _fail(message: str, code: int = 1) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _one_line(error: BaseException) -> str:
+    text = error.args[0] if isinstance(error, KeyError) and error.args else error
+    return " ".join(str(text).split())
+
+
+def _help(main: Callable[[Sequence[str]], object]) -> str:
+    """Module docstring and the script's own flags (absl's --help shows those of the process's main
+    module only)."""
+    module = sys.modules[main.__module__]
+    lines = [(module.__doc__ or "").strip(), "", "flags:"]
+    for flag in sorted(flags.FLAGS.get_key_flags_for_module(module), key=lambda f: f.name):
+        default = "" if flag.default in (None, "") else f" (default: {flag.default})"
+        lines.append(f"  --{flag.name}: {flag.help}{default}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""`manifest.json`: what an artefact is and what it was made from.
+
+Every trained model and every token dataset carries one. A consumer states what it needs with
+`require` and is refused by name where the artefact differs, so that tokens of one codec never reach
+a model trained on another's.
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from mgen.errors import UserError
+
+FILE = "manifest.json"
+
+
+def config_hash(config: dict[str, Any]) -> str:
+    """SHA-256 (first 16 hex digits) of a JSON-able config, independent of key order."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def write(folder: str | Path, manifest: dict[str, Any]) -> None:
+    """Writes `folder/manifest.json` atomically (temporary name, then rename)."""
+    path = Path(folder) / FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{FILE}.{os.getpid()}")
+    temporary.write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
+    temporary.replace(path)
+
+
+def read(folder: str | Path) -> dict[str, Any]:
+    """Reads `folder/manifest.json`; `UserError` where it is missing or not JSON."""
+    path = Path(folder) / FILE
+    if not path.is_file():
+        raise UserError(
+            f"{folder}: no {FILE} here; expected a folder written by mgen (train, tokenize)"
+        )
+    try:
+        manifest = json.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path}: not readable JSON ({error})") from error
+    if not isinstance(manifest, dict):
+        raise UserError(f"{path}: expected a JSON object, found {type(manifest).__name__}")
+    return manifest
+
+
+def require(manifest: dict[str, Any], where: str | Path, **expected: Any) -> None:
+    """Raises `UserError` naming the first field of `manifest` that differs from `expected`."""
+    for field, value in expected.items():
+        if manifest.get(field) != value:
+            raise UserError(f"{where}: {field} is {manifest.get(field)!r}, expected {value!r}")

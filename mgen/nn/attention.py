@@ -1,0 +1,86 @@
+"""Multi-head attention: over a sequence in training, over a key-value cache in decoding."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mgen.nn.embed import rope
+from mgen.typing import Array, Bool, Float
+
+
+class Attention(nn.Module):
+    """Self- or cross-attention with grouped keys and values (Vaswani et al. 2017; Ainslie et al. 2023).
+
+    Softmax runs in float32 whatever `dtype` is.
+
+    Attributes:
+      heads, kv_heads, head_dim: query heads, key-value heads (a divisor of `heads`), width of a head.
+      bias: whether the four projections have one.
+      causal: position l sees positions <= l; self-attention only.
+      rotary: rotary positions on queries and keys; self-attention only.
+      dtype: compute dtype.
+    """
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    bias: bool = False
+    causal: bool = False
+    rotary: bool = False
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B L D"],
+        memory: Float[Array, "B C W"] | None = None,
+        mask: Bool[Array, "B C"] | None = None,
+    ) -> Float[Array, "B L D"]:
+        """Attends from `x` to `memory` (to itself where None); `mask` is True at the positions that may be seen."""
+
+        def project(name: str, heads: int) -> nn.DenseGeneral:
+            return nn.DenseGeneral(
+                (heads, self.head_dim), use_bias=self.bias, dtype=self.dtype, name=name
+            )
+
+        source = x if memory is None else memory
+        query = project("query", self.heads)(x)  # [B, L, H, hd]
+        key = project("key", self.kv_heads)(source)
+        value = project("value", self.kv_heads)(source)
+        if self.rotary:
+            positions = jnp.arange(x.shape[1])[:, None]
+            query, key = rope(query, positions), rope(key, positions)
+        out = jax.nn.dot_product_attention(
+            query,
+            key,
+            value,
+            mask=None if mask is None else mask[:, None, None, :],
+            is_causal=self.causal,
+        )
+        return nn.DenseGeneral(
+            x.shape[-1], axis=(-2, -1), use_bias=self.bias, dtype=self.dtype, name="out"
+        )(out)
+
+
+def cached_attention(
+    query: Float[Array, "B H L hd"],
+    key: Float[Array, "B G C hd"],
+    value: Float[Array, "B G C hd"],
+    mask: Bool[Array, "#B #L C"] | None = None,
+) -> Float[Array, "B H L hd"]:
+    """Attention over keys and values held heads-first, as a cache keeps them so that no step copies it.
+
+    Args:
+      query: H heads, a multiple of the G key-value heads.
+      mask: True where a query may look.
+    """
+    shape = batch, heads, length, width = query.shape
+    groups = key.shape[1]
+    query = (query * width**-0.5).reshape(batch, groups, heads // groups * length, width)
+    scores = jnp.einsum("bgld,bgcd->bglc", query, key)
+    if mask is not None:
+        scores = scores.reshape(batch, heads, length, -1)
+        scores = jnp.where(mask[:, None], scores, jnp.finfo(scores.dtype).min)
+        scores = scores.reshape(batch, groups, -1, key.shape[2])
+    weights = jax.nn.softmax(scores, axis=-1)
+    return jnp.einsum("bglc,bgcd->bgld", weights, value).reshape(shape)

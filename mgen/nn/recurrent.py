@@ -1,0 +1,65 @@
+"""The LSTM of SEANet codecs: stacked, unidirectional, with a residual around the stack."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mgen.nn.streaming import State
+from mgen.typing import Array, Float
+
+# Steps of the recurrence in one iteration of the compiled loop: fewer loop round trips, little more to compile.
+UNROLL = 4
+
+
+def _uniform(bound: float) -> nn.initializers.Initializer:
+    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(
+        key, shape, dtype, -bound, bound
+    )
+
+
+class ResidualLSTM(nn.Module):
+    """x + LSTM(x) on [B, T, features] (EnCodec, section 3.1; gates in the order input, forget, cell, output).
+
+    The input projection of a layer is one matrix product over all steps; only the recurrence runs step by step.
+    """
+
+    features: int
+    layers: int
+    dtype: jnp.dtype = jnp.float32
+
+    def setup(self) -> None:
+        init, d = _uniform(self.features**-0.5), self.features
+        self.weights = [
+            (
+                self.param(f"input_kernel_{i}", init, (d, 4 * d)),
+                self.param(f"hidden_kernel_{i}", init, (d, 4 * d)),
+                self.param(f"bias_{i}", init, (4 * d,)),
+            )
+            for i in range(self.layers)
+        ]
+
+    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        return self.step(self.init_state(x.shape[0]), x)[1]
+
+    def init_state(self, batch: int) -> State:
+        """Hidden and cell state of each layer: [layers, 2, B, features], zeros."""
+        return jnp.zeros((self.layers, 2, batch, self.features), jnp.float32)
+
+    def step(self, state: State, block: Array) -> tuple[State, Array]:
+        y, carries = block.astype(self.dtype), []
+        for (input_kernel, hidden_kernel, bias), carry in zip(self.weights, state):
+            hidden_kernel = hidden_kernel.astype(self.dtype)
+            gates = y @ input_kernel.astype(self.dtype) + bias.astype(self.dtype)
+
+            def advance(carry: Array, gates: Array, kernel: Array = hidden_kernel) -> tuple:
+                hidden, cell = carry
+                gates = (gates + hidden.astype(self.dtype) @ kernel).astype(jnp.float32)
+                i, f, g, o = jnp.split(gates, 4, axis=-1)
+                cell = jax.nn.sigmoid(f) * cell + jax.nn.sigmoid(i) * jnp.tanh(g)
+                hidden = jax.nn.sigmoid(o) * jnp.tanh(cell)
+                return jnp.stack([hidden, cell]), hidden.astype(self.dtype)
+
+            carry, outputs = jax.lax.scan(advance, carry, gates.swapaxes(0, 1), unroll=UNROLL)
+            carries.append(carry)
+            y = outputs.swapaxes(0, 1)
+        return jnp.stack(carries), block + y.astype(block.dtype)

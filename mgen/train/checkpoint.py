@@ -1,0 +1,152 @@
+"""Checkpoints: Orbax, with the data iterator and the config beside the state.
+
+A checkpoint at step n holds the state after n updates and the iterator after n batches, so training
+goes on with batch n. Orbax
+writes to a temporary name and renames: a checkpoint is there whole or not at all.
+"""
+
+import dataclasses
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+import orbax.checkpoint as ocp
+from grain import checkpoint as grain_checkpoint
+from orbax.checkpoint import checkpoint_managers as managers
+
+from mgen import manifest, tree
+from mgen.errors import UserError
+from mgen.train.state import TrainState
+from mgen.train.task import Task
+from mgen.typing import Params
+
+FOLDER = "checkpoints"
+
+
+class Checkpoints:
+    """The checkpoints of one workdir: saved every `save_every` steps, the latest `keep` are
+    kept."""
+
+    def __init__(self, workdir: str | Path, save_every: int = 1, keep: int = 1):
+        self.folder = Path(workdir).absolute() / FOLDER
+        self._manager = managers.CheckpointManager(
+            self.folder,
+            options=managers.CheckpointManagerOptions(
+                save_decision_policy=managers.FixedIntervalPolicy(save_every),
+                preservation_policy=managers.LatestN(keep),
+                cleanup_tmp_directories=True,
+            ),
+        )
+
+    def latest_step(self) -> int | None:
+        return self._manager.latest_step()
+
+    def save(
+        self,
+        step: int,
+        state: TrainState,
+        iterator: Any,
+        config: dict[str, Any],
+        force: bool = False,
+    ) -> bool:
+        """Saves when the policy or `force` says so; True if it did. To be called after every
+        step."""
+        if self._manager.latest_step() == step:
+            return False
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(state),
+            data=grain_checkpoint.CheckpointSave(_Snapshot(iterator.get_state())),
+            config=ocp.args.JsonSave(config),
+        )
+        return self._manager.save(step, args=args, force=force)
+
+    def restore(self, like: TrainState, iterator: Any = None) -> TrainState:
+        """The latest state in the shapes and shardings of `like`; `iterator`, if given, is set to
+        where it was."""
+        step = self._manager.latest_step()
+        if step is None:
+            raise UserError(
+                f"{self.folder}: no checkpoint here; expected a workdir of a training run"
+            )
+        args: dict[str, Any] = {"state": ocp.args.StandardRestore(like)}
+        if iterator is not None:
+            args["data"] = grain_checkpoint.CheckpointRestore(iterator)
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(**args)).state
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise UserError(
+                f"{self.folder / str(step)}: checkpoint does not fit this config or is damaged "
+                f"({reason}); delete it to go back to the one before"
+            ) from error
+
+    def close(self) -> None:
+        """Waits for the save under way."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Snapshot:
+    """An iterator's state as it is now: Orbax writes in a thread, while the iterator moves on."""
+
+    state: dict[str, Any]
+
+    def get_state(self) -> bytes:
+        return json.dumps(self.state).encode()
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A trained model as `launch/` hands it to a family's `sample.py`.
+
+    Attributes:
+      params: the averaged parameters where training kept them (of the generator for a GAN).
+      variables: collections that no gradient reaches.
+      fingerprint: SHA-256 of params and variables; what the manifests of derived artefacts name.
+    """
+
+    workdir: Path
+    step: int
+    config: ml_collections.ConfigDict
+    manifest: dict[str, Any]
+    params: Params
+    variables: Params
+    fingerprint: str
+
+
+def make_task(config: ml_collections.ConfigDict) -> Task:
+    """The `Task` of `mgen.<config.family>.task`."""
+    try:
+        module = importlib.import_module(f"mgen.{config.family}.task")
+    except ModuleNotFoundError as error:
+        if error.name != f"mgen.{config.family}.task" and error.name != f"mgen.{config.family}":
+            raise
+        raise UserError(
+            f"config.family={config.family!r}: there is no mgen/{config.family}"
+        ) from error
+    return module.Task(config)
+
+
+def load_trained(workdir: str | Path, family: str | None = None) -> Trained:
+    """Reads a workdir of `launch/train.py` for inference; `UserError` where it is none, or of
+    another family."""
+    about = manifest.read(workdir)
+    manifest.require(about, Path(workdir) / manifest.FILE, kind="model")
+    if family is not None:
+        manifest.require(about, Path(workdir) / manifest.FILE, family=family)
+    config = ml_collections.ConfigDict(about["config"])
+    task = make_task(config)
+    checkpoints = Checkpoints(workdir)
+    try:
+        state = checkpoints.restore(jax.eval_shape(task.init, jax.random.key(0)))
+        step = checkpoints.latest_step()
+    finally:
+        checkpoints.close()
+    params = task.generator_params(state)
+    fingerprint = tree.fingerprint((params, state.variables))
+    assert step is not None  # restore would have raised
+    return Trained(Path(workdir), step, config, about, params, state.variables, fingerprint)

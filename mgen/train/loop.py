@@ -1,0 +1,363 @@
+"""The training loop of every family.
+
+`train` reads top to bottom: place the state on the mesh, find where to start, then for each step:
+next batch, step, look at
+the metrics, save, evaluate. Kill the process at any moment and run the same command again: it goes
+on from the last checkpoint to the same weights, bit for bit (on the same device count).
+"""
+
+import contextlib
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from jax.sharding import Mesh
+
+from mgen import manifest
+from mgen.errors import UserError
+from mgen.progress import Progress
+from mgen.sharding import mesh as mesh_lib
+from mgen.train.checkpoint import Checkpoints
+from mgen.train.logging import MetricWriter, make_writer
+from mgen.train.state import TrainState
+from mgen.train.task import Task
+from mgen.typing import Batch, Key
+
+
+def default_config(**overrides: Any) -> ml_collections.ConfigDict:
+    """The loop's fields of every config.
+
+    Counts are in steps; 0 stands for never.
+
+      eval_every, eval_batches: how often to evaluate, on how many held-out batches.
+      summary_every: audio and pictures; a multiple of `eval_every`.
+      save_every, keep: how often to save, how many checkpoints stay.
+      mesh: see `mgen.sharding.mesh`.
+      resume: workdir whose whole state to go on from, and
+      init_from: workdir whose weights to start from, while this one has no checkpoint of its own.
+      profile_start, profile_steps: trace that many steps from that one.
+    """
+    config = ml_collections.ConfigDict(
+        dict(
+            steps=1000,
+            log_every=50,
+            eval_every=0,
+            eval_batches=8,
+            summary_every=0,
+            save_every=500,
+            keep=1,
+            mesh="data=-1",
+            resume="",
+            init_from="",
+            profile_start=10,
+            profile_steps=0,
+        )
+    )
+    config.update(overrides)
+    return config
+
+
+def train(
+    task: Task,
+    config: ml_collections.ConfigDict,
+    workdir: str | Path,
+    make_data: Callable[[bool], Iterator[Batch]],
+    parents: dict[str, str] | None = None,
+) -> int:
+    """Trains to `config.train.steps` and returns the steps done: fewer where a signal stopped it.
+
+    Args:
+      make_data: from `train` (bool) to an iterator over this process's part of each batch; the
+        training one is endless and has Grain's `get_state`/`set_state`, the evaluation one is a
+        fixed pass, the same each time.
+      parents: name -> fingerprint of the artefacts that this model is trained on, for the manifest.
+
+    Raises `UserError` where the workdir belongs to another config, the data does not fit the task,
+    memory is short, or a metric is not finite.
+    """
+    workdir, settings = Path(workdir), config.train
+    claim_workdir(workdir, task, config, parents or {})
+    mesh = mesh_lib.make_mesh(settings.mesh)
+    compiled = CompiledSteps(task, mesh)
+    root_key = jax.random.key(config.seed)
+    checkpoints = Checkpoints(workdir, settings.save_every, settings.keep)
+    iterator = make_data(True)
+    state = initial_state(task, config, compiled, checkpoints, iterator)
+    step = int(state.step)
+    stop = _StopOnSignal()
+    plain_config = config.to_dict()
+
+    with (
+        contextlib.closing(make_writer(workdir / "logs")) as writer,
+        contextlib.closing(checkpoints),
+        Progress(f"train {task.family}", settings.steps, "steps", initial=step) as progress,
+        stop,
+        out_of_memory_advice(),
+        jax.transfer_guard("disallow"),  # an implicit host-device copy in the loop is a bug
+    ):
+        watch = _Watch(task, writer, progress, step)
+        while step < settings.steps:
+            batch = compiled.put(next(iterator))
+            profile(settings, workdir, step)
+            state, metrics = compiled.train(state, batch, compiled.key(root_key, step))
+            step += 1
+            last = step == settings.steps or stop.requested
+
+            # Look before saving: a state with a NaN in it must never replace a good checkpoint.
+            if last or step % settings.log_every == 0 or step % settings.save_every == 0:
+                watch.check(step, metrics, log=last or step % settings.log_every == 0)
+            # Save before evaluating: evaluation may be long, and the iterator now stands after
+            # exactly `step` batches.
+            checkpoints.save(step, state, iterator, plain_config, force=last)
+            if settings.eval_every and (last or step % settings.eval_every == 0):
+                evaluate(compiled, state, make_data(False), settings, watch, step, root_key)
+            progress.update()
+            if stop.requested:
+                break
+    return step
+
+
+class CompiledSteps:
+    """A task's functions jitted with their shardings on a mesh; `train` donates its state."""
+
+    def __init__(self, task: Task, mesh: Mesh):
+        self.task = task
+        self.abstract = jax.eval_shape(task.init, jax.random.key(0))
+        self.state_sharding = mesh_lib.state_sharding(mesh, self.abstract)
+        self.batch_sharding = mesh_lib.batch_sharding(mesh)
+        everywhere = mesh_lib.replicated(mesh)
+        state, batch = self.state_sharding, self.batch_sharding
+        self.init = jax.jit(task.init, out_shardings=state)
+        self.train = jax.jit(
+            task.train_step,
+            in_shardings=(state, batch, everywhere),
+            out_shardings=(state, everywhere),
+            donate_argnums=0,
+        )
+        self.eval = jax.jit(
+            task.eval_step,
+            in_shardings=(state, batch, everywhere),
+            out_shardings=everywhere,
+        )
+        self._fold_in = jax.jit(jax.random.fold_in, out_shardings=everywhere)
+
+    def key(self, root: Key, step: int) -> Key:
+        """The key of a step: a function of the seed and the step alone, so that a resumed run draws
+        the same."""
+        return self._fold_in(root, jax.device_put(np.uint32(step)))
+
+    def put(self, batch: Batch) -> Batch:
+        """This process's part of a batch, checked against the task, as global arrays on the
+        mesh."""
+        spec = self.task.batch_spec(next(iter(batch.values())).shape[0])
+        for name, want in spec.items():
+            have = batch.get(name)
+            if have is None or have.shape != want.shape or have.dtype != want.dtype:
+                found = "nothing" if have is None else f"{have.dtype}{list(have.shape)}"
+                raise UserError(
+                    f"config.data: batch[{name!r}] is {found}, {self.task.family} expects "
+                    f"{np.dtype(want.dtype)}{list(want.shape)}"
+                )
+        return {
+            name: jax.make_array_from_process_local_data(self.batch_sharding, batch[name])
+            for name in spec
+        }
+
+
+def initial_state(
+    task: Task,
+    config: ml_collections.ConfigDict,
+    compiled: CompiledSteps,
+    checkpoints: Checkpoints,
+    iterator: Iterator[Batch],
+) -> TrainState:
+    """The state to start from: own checkpoint, then `resume`, then `init_from`, then scratch."""
+    like = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        compiled.abstract,
+        compiled.state_sharding,
+    )
+    if checkpoints.latest_step() is not None:
+        return checkpoints.restore(like, iterator)
+    if config.train.resume:
+        with contextlib.closing(Checkpoints(config.train.resume)) as other:
+            return other.restore(like, iterator)
+    state = compiled.init(jax.random.key(config.seed))
+    if config.train.init_from:
+        with contextlib.closing(Checkpoints(config.train.init_from)) as other:
+            trained = other.restore(like)
+        state = state.replace(params=trained.params, variables=trained.variables, ema=trained.ema)
+    return state
+
+
+def claim_workdir(
+    workdir: Path, task: Task, config: ml_collections.ConfigDict, parents: dict[str, str]
+) -> None:
+    """Writes the manifest, or refuses a workdir that was trained from another config (`train` and
+    workers may change)."""
+
+    def identity(settings: dict[str, Any]) -> dict[str, Any]:
+        kept = {name: value for name, value in settings.items() if name != "train"}
+        kept["data"] = {k: v for k, v in kept["data"].items() if k not in ("workers", "prefetch")}
+        return kept
+
+    mine = _jsonable(config.to_dict())
+    if (workdir / manifest.FILE).exists():
+        theirs = manifest.read(workdir).get("config", {})
+        if identity(theirs) != identity(mine):
+            field = _first_difference(identity(theirs), identity(mine))
+            raise UserError(
+                f"{workdir}: was trained from another config ({field}); use another --workdir"
+            )
+    manifest.write(
+        workdir,
+        {
+            "kind": "model",
+            "family": task.family,
+            "config": mine,
+            "config_hash": manifest.config_hash(identity(mine)),
+            "parents": parents,
+            **task.manifest(),
+        },
+    )
+
+
+def evaluate(
+    compiled: CompiledSteps,
+    state: TrainState,
+    data: Iterator[Batch],
+    settings: ml_collections.ConfigDict,
+    watch: "_Watch",
+    step: int,
+    root_key: Key,
+) -> dict[str, float]:
+    """Mean metrics over at most `eval_batches` held-out batches; the same batches and keys each
+    time."""
+    total: dict[str, float] = {}
+    count = 0
+    for index, host_batch in zip(range(settings.eval_batches), data):
+        batch = compiled.put(host_batch)
+        metrics = jax.device_get(compiled.eval(state, batch, compiled.key(root_key, index)))
+        total = {name: total.get(name, 0.0) + float(value) for name, value in metrics.items()}
+        count += 1
+        if index == 0 and settings.summary_every and step % settings.summary_every == 0:
+            with jax.transfer_guard("allow"):
+                summaries = compiled.task.summaries(state, batch, compiled.key(root_key, 0))
+            watch.write_summaries(step, summaries)
+    if not count:
+        raise UserError(
+            "config.data: the evaluation split gives no full batch; lower data.batch_size"
+        )
+    means = {f"eval/{name}": value / count for name, value in total.items()}
+    watch.write(step, means)
+    return means
+
+
+class _Watch:
+    """Reads metrics back from the device, stops on values that are not finite, writes and shows
+    them."""
+
+    def __init__(self, task: Task, writer: MetricWriter, progress: Progress, step: int):
+        self.task, self.writer, self.progress = task, writer, progress
+        self.last_step, self.last_time = step, time.monotonic()
+        self.warned: set[str] = set()
+
+    def check(self, step: int, metrics: Batch, log: bool) -> None:
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        bad = [name for name, value in values.items() if not np.isfinite(value)]
+        if bad:
+            raise UserError(
+                f"step {step}: {', '.join(bad)} not finite ({values[bad[0]]}); training stopped, the "
+                "last checkpoint is intact; lower optim.learning_rate or set optim.clip"
+            )
+        if not log:
+            return
+        for warning in self.task.warnings(values):
+            if warning not in self.warned:
+                self.warned.add(warning)
+                print(f"warning: step {step}: {warning}", flush=True)
+        now = time.monotonic()
+        values["steps_per_second"] = (step - self.last_step) / max(now - self.last_time, 1e-9)
+        self.last_step, self.last_time = step, now
+        self.write(step, {f"train/{name}": value for name, value in values.items()})
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        if jax.process_index():
+            return
+        self.writer.write_scalars(step, values)
+        shown = {name: v for name, v in values.items() if name.endswith("/loss")}
+        self.progress.update(0, **shown)
+
+    def write_summaries(self, step: int, summaries: dict[str, Any]) -> None:
+        for name, value in summaries.items():
+            if name.startswith("audio/"):
+                audio, sample_rate = value
+                self.writer.write_audios(step, {name: audio}, sample_rate=sample_rate)
+            else:
+                self.writer.write_images(step, {name: np.asarray(value)[None]})
+        self.writer.flush()
+
+
+class _StopOnSignal(contextlib.AbstractContextManager):
+    """SIGTERM (a preempted machine) or Ctrl-C: finish the step, save, end the loop.
+
+    A second Ctrl-C interrupts at once.
+    """
+
+    requested = False
+
+    def __enter__(self) -> "_StopOnSignal":
+        self._previous = {s: signal.signal(s, self._stop) for s in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _stop(self, number: int, frame: object) -> None:
+        if self.requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.requested = True
+
+
+@contextlib.contextmanager
+def out_of_memory_advice() -> Iterator[None]:
+    """Turns an allocator's failure into what to change."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise UserError(
+            "out of device memory: raise optim.accumulate (same batch, smaller pieces), lower "
+            "data.batch_size or data.seconds, or give train.mesh an fsdp axis"
+        ) from error
+
+
+def profile(settings: ml_collections.ConfigDict, workdir: Path, step: int) -> None:
+    """Starts and stops the trace of `profile_steps` steps, for TensorBoard or Perfetto."""
+    if not settings.profile_steps:
+        return
+    if step == settings.profile_start:
+        jax.profiler.start_trace(str(workdir / "profile"))
+    elif step == settings.profile_start + settings.profile_steps:
+        jax.profiler.stop_trace()
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _jsonable(item) for name, item in value.items()}
+    return [_jsonable(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _first_difference(old: Any, new: Any, path: str = "config") -> str:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in sorted(set(old) | set(new)):
+            if old.get(name) != new.get(name):
+                return _first_difference(old.get(name), new.get(name), f"{path}.{name}")
+    return f"{path} was {old!r}, is {new!r}"

@@ -1,0 +1,136 @@
+"""The contract between a family and the loop."""
+
+import abc
+from typing import Any, ClassVar
+
+import flax.core
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+
+from mgen.train import optim
+from mgen.train.state import TrainState, ema_update
+from mgen.typing import Array, Batch, Key, Metrics, Params
+
+
+class Task(abc.ABC):
+    """A model with its losses and its optimiser.
+
+    A family's `task.py` names its subclass `Task`; `launch/train.py` builds it as `Task(config)`
+    from the whole config. The default `init` and `train_step` serve any single-optimiser model: a
+    subclass gives `init_variables`, `loss` and `batch_spec`. A GAN overrides `init` and
+    `train_step`. All methods that take a state are pure and jitted by the loop.
+    """
+
+    family: ClassVar[str]
+
+    def __init__(self, config: ml_collections.ConfigDict):
+        self.config = config
+        self.optimizer = optim.make_optimizer(config.optim, config.train.steps)
+
+    @abc.abstractmethod
+    def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Names, shapes and dtypes of what a step reads from a batch."""
+
+    @abc.abstractmethod
+    def init_variables(self, key: Key) -> dict[str, Params]:
+        """Linen variables: {"params": ..., other collections}."""
+
+    @abc.abstractmethod
+    def loss(
+        self, params: Params, variables: Params, batch: Batch, key: Key, train: bool
+    ) -> tuple[Array, tuple[Metrics, Params]]:
+        """Scalar loss, (metrics, updated variables). Metrics are float32 scalars, means over the
+        batch."""
+
+    def manifest(self) -> dict[str, Any]:
+        """Fields of `manifest.json` that a consumer checks: sample_rate, frame_rate, codebooks,
+        ..."""
+        return {}
+
+    def summaries(self, state: TrainState, batch: Batch, key: Key) -> dict[str, Any]:
+        """Optional, on the host: {"audio/<name>": (float [B, T, C], sample_rate), "image/<name>":
+        float [H, W, 3]}."""
+        del state, batch, key
+        return {}
+
+    def warnings(self, metrics: dict[str, float]) -> list[str]:
+        """Optional, on logged metrics: what is going wrong and what to change, a line each."""
+        del metrics
+        return []
+
+    def generator_params(self, state: TrainState) -> Params:
+        """The parameters that inference needs."""
+        return state.inference_params
+
+    def init(self, key: Key) -> TrainState:
+        variables = flax.core.unfreeze(self.init_variables(key))
+        params = variables.pop("params")
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            opt_state=self.optimizer.init(params),
+            variables=variables,
+            # A copy: the state is donated, and one buffer cannot be donated twice.
+            ema=jax.tree.map(jnp.copy, params) if self.config.optim.ema else None,
+        )
+
+    def train_step(self, state: TrainState, batch: Batch, key: Key) -> tuple[TrainState, Metrics]:
+        grads, metrics, variables = self.gradients(state.params, state.variables, batch, key)
+        updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics["grad_norm"] = optax.global_norm(grads)
+        state = TrainState(
+            step=state.step + 1,
+            params=params,
+            opt_state=opt_state,
+            variables=variables,
+            ema=ema_update(state.ema, params, self.config.optim.ema, state.step),
+        )
+        return state, metrics
+
+    def eval_step(self, state: TrainState, batch: Batch, key: Key) -> Metrics:
+        loss, (metrics, _) = self.loss(
+            state.inference_params, state.variables, batch, key, train=False
+        )
+        return {"loss": loss, **metrics}
+
+    def gradients(
+        self, params: Params, variables: Params, batch: Batch, key: Key
+    ) -> tuple[Params, Metrics, Params]:
+        """Mean gradients and metrics over `optim.accumulate` micro-batches; variables pass from one
+        to the next."""
+        count = self.config.optim.accumulate
+
+        def micro_step(variables: Params, slice_and_key: tuple[Batch, Key]) -> tuple[Params, Any]:
+            grads, metrics, variables = self.micro_gradients(params, variables, *slice_and_key)
+            return variables, (grads, metrics)
+
+        if count == 1:
+            return self.micro_gradients(params, variables, batch, key)
+        # Strided, so that each micro-batch is spread over the same devices as the batch.
+        split = jax.tree.map(
+            lambda x: jnp.moveaxis(x.reshape(-1, count, *x.shape[1:]), 1, 0), batch
+        )
+
+        def accumulate(carry: Any, item: Any) -> tuple[Any, None]:
+            variables, total = carry
+            variables, out = micro_step(variables, item)
+            return (variables, jax.tree.map(jnp.add, total, out)), None
+
+        keys = jax.random.split(key, count)
+        first = jax.tree.map(lambda x: x[0], (split, keys))
+        rest = jax.tree.map(lambda x: x[1:], (split, keys))
+        (variables, total), _ = jax.lax.scan(accumulate, micro_step(variables, first), rest)
+        grads, metrics = jax.tree.map(lambda x: x / count, total)
+        return grads, metrics, variables
+
+    def micro_gradients(
+        self, params: Params, variables: Params, batch: Batch, key: Key
+    ) -> tuple[Params, Metrics, Params]:
+        """Gradients and metrics of one micro-batch; a GAN, whose parts follow different losses,
+        overrides this."""
+        grad_fn = jax.value_and_grad(self.loss, has_aux=True)
+        (loss, (metrics, variables)), grads = grad_fn(params, variables, batch, key, train=True)
+        return grads, {"loss": loss, **metrics}, variables
