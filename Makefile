@@ -6,7 +6,7 @@ NEXT_PYTHON ?= python3.12
 VENV = .venv
 NEXT = .venv-next
 BIN = $(VENV)/bin
-PIP = -m pip install --quiet --disable-pip-version-check
+PIP = -m pip install -qq --disable-pip-version-check
 
 # Compiled programs are kept between runs.
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax

@@ -9,6 +9,7 @@ The same inputs and options give the same bytes, whatever the number of workers.
 import collections
 import concurrent.futures
 import dataclasses
+import inspect
 import json
 import multiprocessing
 import os
@@ -152,9 +153,15 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def prepare(cls, *, overwrite: bool = False, **options: Any) -> Path:
         """Builds the dataset, or finds it built with the same options, and returns its folder.
 
+        Args:
+          overwrite: build anew what is there.
+          **options: of the subclass's and this class's `__init__`, `data_dir` and `config`.
+
         Raises:
-          UserError: the folder holds a build with other options and `overwrite` is False.
+          UserError: an option or config that the dataset has not, or the folder holds a build with other options and
+            `overwrite` is False.
         """
+        cls._check(options)
         builder = cls(**options)
         folder = Path(builder.data_dir)
         if overwrite and folder.exists():
@@ -177,6 +184,23 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             report = builder._read_report(folder)
         print(summary(report))
         return folder
+
+    @classmethod
+    def _check(cls, options: Mapping[str, Any]) -> None:
+        known = {"data_dir", "config", "version"}
+        for base in cls.__mro__:
+            if issubclass(base, RecordBuilder):
+                parameters = inspect.signature(base.__init__).parameters.values()
+                known |= {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
+        configs = [config.name for config in cls.BUILDER_CONFIGS]
+        config = options.get("config")
+        if config is not None and config not in configs:
+            names = ", ".join(f"{cls.name}/{name}" for name in configs) or cls.name
+            raise UserError(f"{cls.name}/{config}: no such dataset, expected {names}")
+        for name in sorted(options.keys() - known):
+            raise UserError(
+                f"{name}: {cls.name} has no such option, it takes {', '.join(sorted(known))}"
+            )
 
     @staticmethod
     def _read_report(folder: Path) -> dict[str, Any]:

@@ -60,6 +60,12 @@ def define_config_flag() -> flags.FlagHolder:
     )
 
 
+def flag_values(main: Callable[[Sequence[str]], object]) -> dict[str, Any]:
+    """The flags of a launch script by name, as they were given."""
+    module = sys.modules[main.__module__]
+    return {flag.name: flag.value for flag in flags.FLAGS.get_key_flags_for_module(module)}
+
+
 def resolve_config(value: str) -> str:
     """`configs/codec/tiny_16khz.py:smoke`, with or without folder and ending, to an existing file
     (argument kept)."""

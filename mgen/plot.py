@@ -123,7 +123,7 @@ def _draw_mel(axis: Any, mono: np.ndarray, sample_rate: int) -> Any:
     for row, start in zip(power, starts, strict=True):
         row[:] = np.abs(np.fft.rfft(frames[start : start + n_fft] * window)) ** 2 @ filters
     db = 10 * np.log10(np.maximum(power, 1e-10))
-    top = float(db.max(initial=_FLOOR_DB))
+    top = float(db.max(initial=-100.0 - _FLOOR_DB))  # Silence, -100 dB, is drawn as the floor.
     image = axis.imshow(
         np.maximum(db - top, _FLOOR_DB).T,
         origin="lower",

@@ -4,7 +4,7 @@ import os
 import tempfile
 from pathlib import Path
 
-# Before jax is imported: tests share compiled programs, and two test workers do not fight for cores.
+# Before jax is imported: tests share compiled programs.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MGEN_NO_PROGRESS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

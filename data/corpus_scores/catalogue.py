@@ -39,10 +39,10 @@ class Collection:
     without: tuple[str, ...] = ()
 
 
-UT_ORPHEUS = ("madrigal.3.8.mxl", "madrigal.3.9.mxl")
+UT_ORPHEUS = ("madrigal.5.4.mxl", "madrigal.5.5.mxl")  # their rights line names the publisher
 TUNES = ("band", "tunes")
 SCORES = ("quartets",)
-XML = (".mxl", ".xml", ".musicxml", ".krn")
+READABLE = (".mxl", ".xml", ".musicxml", ".krn", ".abc")
 
 COLLECTIONS = (
     Collection("nottingham", TUNES, ("nottingham-dataset/*.abc",)),
@@ -65,7 +65,8 @@ COLLECTIONS = (
         "Johann Sebastian Bach",
         default=False,
     ),
-    Collection("beethoven", SCORES, ("beethoven/**/*",), composer="Ludwig van Beethoven"),
+    # Its .krn files are movements that are there as .mxl too.
+    Collection("beethoven", SCORES, ("beethoven/**/*.mxl",), composer="Ludwig van Beethoven"),
     Collection("ciconia", SCORES, ("ciconia/*",), "CC-BY-SA-3.0", "Johannes Ciconia"),
     Collection("corelli", SCORES, ("corelli/**/*",), "CC-BY", "Arcangelo Corelli"),
     Collection("cpebach", SCORES, ("cpebach/*",), composer="Carl Philipp Emanuel Bach"),
@@ -81,6 +82,15 @@ COLLECTIONS = (
         SCORES,
         ("monteverdi/*.mxl",),
         composer="Claudio Monteverdi",
+        without=UT_ORPHEUS,
+    ),
+    Collection(
+        "monteverdi_utorpheus",
+        SCORES,
+        tuple(f"monteverdi/{name}" for name in UT_ORPHEUS),
+        "© UT Orpheus Edizioni 2003",
+        "Claudio Monteverdi",
+        default=False,
     ),
     Collection("mozart", SCORES, ("mozart/**/*",), composer="Wolfgang Amadeus Mozart"),
     Collection(
@@ -100,3 +110,42 @@ COLLECTIONS = (
     Collection("weber", SCORES, ("weber/*",), "public domain", "Carl Maria von Weber"),
     Collection("webern", SCORES, ("webern/*",), "CC-BY-SA", "Anton Webern"),
 )
+
+
+def choose(config: str, names: Sequence[str] | None) -> list[Collection]:
+    """The collections that `config` reads: those named, or all that are on by default."""
+    known = {found.name: found for found in COLLECTIONS if config in found.configs}
+    if names is None:
+        return [found for found in known.values() if found.default]
+    for name in names:
+        if name not in known:
+            raise UserError(
+                f"collections: {name!r} is not one of {config}'s: {', '.join(sorted(known))}"
+            )
+    return [known[name] for name in sorted(set(names))]
+
+
+def find_files(collection: Collection, root: Path) -> list[Path]:
+    """The files of a collection in music21's corpus folder `root`, sorted."""
+    found = {path for pattern in collection.files for path in root.glob(pattern)}
+    return sorted(
+        path
+        for path in found
+        if path.suffix in READABLE and path.is_file() and path.name not in collection.without
+    )
+
+
+def work_of(collection: str, relative: Path) -> str:
+    """The work that a score file belongs to: movements share their folder, Bach's chorales their BWV number."""
+    if collection.startswith("bach"):
+        return f"bach {relative.stem.split('.')[0]}"
+    if len(relative.parts) > 2:
+        return str(relative.parent)
+    if collection == "josquin":
+        return f"josquin {re.split(r'[._0-9]', relative.stem)[0]}"
+    return str(relative.with_suffix(""))
+
+
+def rank(name: str) -> int:
+    """A fixed random number for a name, by SHA-256."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")

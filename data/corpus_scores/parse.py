@@ -1,7 +1,7 @@
 """Score files to `Score`s through music21: notes with ties merged, repeats expanded, metre, key, tempo, chord symbols."""
 
-import copy
 import re
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,8 @@ def parse_tune(tune: str) -> Score:
     text = re.sub(
         r'"([^"\n]*)"', lambda quote: quote[0] if harmony.parse_symbol(quote[1]) else "", tune
     )
-    score = from_stream(converter.parseData(ABC_VERSION + text, format="abc"))
+    stream = converter.parseData(ABC_VERSION + text, format="abc")
+    score = from_stream(stream, abc_metre(abc_field(tune, "M")))
     score.title = clean_title(abc_field(tune, "T"))
     score.composer = abc_field(tune, "C")
     score.tune_type = tune_type(tune)
@@ -101,8 +102,21 @@ def parse_file(path: Path) -> Score:
     return from_stream(reader.stream)
 
 
-def from_stream(stream: Any) -> Score:
-    """A music21 Score with at least one part that has notes."""
+def abc_metre(field: str) -> tuple[int, int] | None:
+    """ "C|" -> (2, 2), "6/8" -> (6, 8); None for "none" and what else is no metre."""
+    if field in ("C", "C|"):
+        return (4, 4) if field == "C" else (2, 2)
+    found = re.fullmatch(r"(\d+)/(1|2|4|8|16)", field)
+    return (int(found[1]), int(found[2])) if found else None
+
+
+def from_stream(stream: Any, metre: tuple[int, int] | None = None) -> Score:
+    """A music21 Score with at least one part that has notes.
+
+    Args:
+      stream: the score.
+      metre: that of the header, where music21's may be guessed from an upbeat.
+    """
     parts = [part for part in stream.parts if part.recurse().notes] if stream.parts else [stream]
     if not parts or not parts[0].recurse().notes:
         raise ValueError("no notes")
@@ -119,6 +133,8 @@ def from_stream(stream: Any) -> Score:
         (start, int(numerator), int(denominator))
         for start, numerator, denominator in unfold.states(metre_marks(parts[0]))
     ]
+    if metre and metres:
+        metres[0] = (0.0, *metre)
     lines = []
     for part in parts:
         notes = note_table(unfold.notes(merged_notes(part)))
@@ -151,13 +167,13 @@ class Unfolding:
             position += end - start
 
     def _moved(self, events: Sequence[tuple]) -> Iterator[tuple[float, tuple]]:
-        by_measure: dict[int, list[tuple]] = {index: [] for index in set(self.order)}
-        for index, held in by_measure.items():
-            start, end = self.spans[index]
-            held += [event for event in events if start - 1e-6 <= event[0] < end - 1e-6]
+        events = sorted(events)
+        positions = [event[0] for event in events]
         for (position, _), index in zip(self.measures, self.order):
-            for event in by_measure[index]:
-                yield position - self.spans[index][0], event
+            start, end = self.spans[index]
+            first, stop = bisect_left(positions, start - 1e-6), bisect_left(positions, end - 1e-6)
+            for event in events[first:stop]:
+                yield position - start, event
 
     def notes(self, notes: Sequence[tuple[float, float, float, float]]) -> Iterator[tuple]:
         """Notes (onset, offset, pitch, velocity), moved."""
@@ -183,37 +199,54 @@ class Unfolding:
 
 
 def repeats(part: Any, measures: Sequence[Any]) -> list[int]:
-    """Indices of the measures in the order they are played; as written where the repeat signs make no sense.
+    """Indices of the measures in the order they are played; da capo and dal segno are not followed.
 
-    music21 expands a skeleton without notes: some hundred times faster than copying the whole part.
+    music21's own expansion goes back to the beginning of the piece where a strain has no sign at its start; tune books
+    mean the beginning of the strain.
     """
-    from music21 import bar, note, repeat, spanner, stream
+    from music21 import spanner
 
-    skeleton = stream.Part()
-    bones = {}
+    starts, ends = set(), {}
     for index, measure in enumerate(measures):
-        bone = stream.Measure(number=index + 1)
-        bone.groups.append(str(index))
-        bone.append(note.Rest(quarterLength=1))
-        for mark in measure.getElementsByClass(repeat.RepeatExpression):
-            bone.insert(0, copy.deepcopy(mark))
-        for side in ("leftBarline", "rightBarline"):
+        for side, here in (("leftBarline", index), ("rightBarline", index + 1)):
             line = getattr(measure, side)
-            if isinstance(line, bar.Repeat):
-                setattr(bone, side, bar.Repeat(direction=line.direction, times=line.times))
-        skeleton.append(bone)
-        bones[id(measure)] = bone
+            direction = getattr(line, "direction", None)
+            if direction == "start":
+                starts.add(here)
+            elif direction == "end":
+                ends[here - 1] = line.times or 2
+    number = {id(measure): index for index, measure in enumerate(measures)}
+    endings: dict[int, set[int]] = {}
     for bracket in part.recurse().getElementsByClass(spanner.RepeatBracket):
-        spanned = [bones[id(m)] for m in bracket.getSpannedElements() if id(m) in bones]
-        if spanned:
-            skeleton.insert(0, spanner.RepeatBracket(spanned, number=bracket.number))
-    try:
-        expander = repeat.Expander(skeleton)
-        if not expander.isExpandable():
-            return list(range(len(measures)))
-        return [int(m.groups[0]) for m in expander.process().getElementsByClass("Measure")]
-    except (repeat.ExpanderException, repeat.RepeatException, IndexError, TypeError, ValueError):
-        return list(range(len(measures)))
+        for measure in bracket.getSpannedElements():
+            if id(measure) in number:
+                endings.setdefault(number[id(measure)], set()).update(bracket.numberRange)
+    return playing_order(len(measures), starts, ends, endings)
+
+
+def playing_order(
+    count: int, starts: set[int], ends: dict[int, int], endings: dict[int, set[int]]
+) -> list[int]:
+    """Order of `count` measures with start signs before `starts`, end signs after `ends` (and how often the strain is
+    played), and `endings`: the passes in which a measure under a bracket is played."""
+    order: list[int] = []
+    index = start = 0
+    turn = 1
+    while index < count:
+        leaves_ending = index - 1 in endings and index not in endings
+        if index > start and (index in starts or leaves_ending):
+            start, turn = index, 1
+        if index in endings and turn not in endings[index]:
+            index += 1
+            continue
+        order.append(index)
+        if index in ends and turn < ends[index]:
+            index, turn = start, turn + 1
+            continue
+        index += 1
+        if index - 1 in ends and index not in endings:
+            start, turn = index, 1
+    return order
 
 
 def merged_notes(part: Any) -> list[tuple[float, float, float, float]]:

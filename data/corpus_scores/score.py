@@ -69,6 +69,7 @@ class Score:
     title: str = ""
     composer: str = ""
     tune_type: str = ""
+    played: bool = False  # a MIDI file, whose parts say by program who plays them
 
     @property
     def end(self) -> float:

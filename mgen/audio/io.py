@@ -27,6 +27,8 @@ BITS = {"PCM_16": 16, "PCM_24": 24}
 # Seconds of input on either side of a crop that is resampled: longer than half of soxr HQ's filter
 # from 4 kHz up.
 _RESAMPLE_MARGIN = 0.03
+# Samples decoded before a crop of an MP3: its frames borrow bits from the frames before them.
+_MP3_LEAD = 40 * 1152
 # Writers to a pipe put a size near 2**31 or 2**32 into the header of a WAV; such a file is whole.
 _STREAMED_SIZE = 0x7FFF0000
 
@@ -139,10 +141,11 @@ def _mixed(audio: np.ndarray, channels: int | None) -> np.ndarray:
 
 def _decode(file: Any, source: Source, first: int, count: int) -> np.ndarray:
     """`count` samples from `first`, float32 [count, C]; raises on an early end and on NaN."""
+    lead = min(first, _MP3_LEAD) if file.format == "MP3" else 0
     try:
         if first:
-            file.seek(first)
-        audio = file.read(count, dtype="float32", always_2d=True)
+            file.seek(first - lead)
+        audio = file.read(lead + count, dtype="float32", always_2d=True)[lead:]
     except (RuntimeError, OSError) as error:
         raise UserError(
             f"{_name(source)}: damaged or truncated audio ({_reason(error)})"

@@ -86,7 +86,8 @@ def stft(
     window = hann(win_length, n_fft)
     if normalized:
         window = window / np.linalg.norm(window)
-    return jnp.fft.rfft(frame(x, n_fft, hop) * window, axis=-1)
+    frames = frame(x, n_fft, hop)
+    return jnp.fft.rfft(frames * _last_axis(window, frames.ndim), axis=-1)
 
 
 def istft(
@@ -112,7 +113,8 @@ def istft(
     win_length = _checked_window(n_fft, win_length)
     window = hann(win_length, n_fft)
     scale = float(np.linalg.norm(window)) if normalized else 1.0
-    frames = jnp.fft.irfft(spectrum, n=n_fft, axis=-1) * (window * scale)
+    frames = jnp.fft.irfft(spectrum, n=n_fft, axis=-1)
+    frames = frames * _last_axis(window * scale, frames.ndim)
     count = spectrum.shape[-2]
     padded = max(n_fft + hop * (count - 1), length + (n_fft // 2 if center else 0))
     # Frames past a longer signal's last one are zeros, so that the overlap-add covers `padded`
@@ -122,11 +124,15 @@ def istft(
     energy = np.zeros(padded, np.float32)
     for i in range(count):
         energy[i * hop : i * hop + n_fft] += window**2
-    signal = overlap_add(frames, hop, padded) * np.where(
-        energy > 1e-8, 1 / np.maximum(energy, 1e-8), 0
-    )
+    inverse = np.where(energy > 1e-8, 1 / np.maximum(energy, 1e-8), 0)
+    signal = overlap_add(frames, hop, padded) * _last_axis(inverse, frames.ndim - 1)
     begin = n_fft // 2 if center else 0
     return signal[..., begin : begin + length]
+
+
+def _last_axis(vector: np.ndarray, ndim: int) -> np.ndarray:
+    """[n] to [1, ..., 1, n]: nothing here relies on rank promotion."""
+    return vector.reshape((1,) * (ndim - 1) + (-1,))
 
 
 def _checked_window(n_fft: int, win_length: int | None) -> int:

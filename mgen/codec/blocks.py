@@ -37,7 +37,9 @@ def step_layers(layers: list[Any], state: State, block: Array) -> tuple[State, A
     return tuple(states), block
 
 
-def conv_layer(config: CodecConfig, inputs: int, outputs: int, kernel: int, **kwargs: Any) -> Conv1d:
+def conv_layer(
+    config: CodecConfig, inputs: int, outputs: int, kernel: int, **kwargs: Any
+) -> Conv1d:
     return Conv1d(
         inputs,
         outputs,
@@ -60,9 +62,7 @@ class ResidualUnit(nn.Module):
     @staticmethod
     def branch(config: CodecConfig, features: int, dilation: int) -> NamedLayers:
         hidden = features // config.compress
-        dilated = conv_layer(
-            config, features, hidden, config.residual_kernel, dilation=dilation
-        )
+        dilated = conv_layer(config, features, hidden, config.residual_kernel, dilation=dilation)
         return [
             ("act_0", Activation(config.activation, features)),
             ("conv_0", dilated),

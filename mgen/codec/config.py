@@ -100,9 +100,7 @@ class CodecConfig:
         self._require("strides", all(s > 0 for s in self.strides), "positive factors")
         fits = len(self.multipliers) in (0, len(self.strides))
         self._require("multipliers", fits, f"() or {len(self.strides)} of them, one a stride")
-        self._require(
-            "quantizer_dropout", 0.0 <= self.quantizer_dropout <= 1.0, "a probability"
-        )
+        self._require("quantizer_dropout", 0.0 <= self.quantizer_dropout <= 1.0, "a probability")
         fits = all(1 <= k <= self.num_codebooks for k in self.dropout_choices)
         self._require("dropout_choices", fits, f"numbers in 1..{self.num_codebooks}")
         segmented = self.norm != "time_group" or not self.causal
@@ -110,7 +108,9 @@ class CodecConfig:
 
     def _require(self, field: str, fits: bool, expected: str) -> None:
         if not fits:
-            raise UserError(f"codec config: {field} is {getattr(self, field)!r}, expected {expected}")
+            raise UserError(
+                f"codec config: {field} is {getattr(self, field)!r}, expected {expected}"
+            )
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "CodecConfig":
@@ -122,7 +122,9 @@ class CodecConfig:
         values = dict(config.items())
         unknown = sorted(set(values) - set(hints))
         if unknown:
-            raise UserError(f"codec config: unknown field {unknown[0]!r}, expected of {sorted(hints)}")
+            raise UserError(
+                f"codec config: unknown field {unknown[0]!r}, expected of {sorted(hints)}"
+            )
         if "sample_rate" not in values:
             raise UserError("codec config: sample_rate is missing, expected a number in Hz")
         return cls(**{name: _convert(name, value, hints[name]) for name, value in values.items()})

@@ -19,7 +19,8 @@ features of sub-discriminator k at layer l:
 Commitment, codebook and KL terms come from the bottleneck; only their weights are here.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -233,19 +234,17 @@ def multi_scale_mel(
 
 
 def reconstruction(
-    config: ml_collections.ConfigDict,
-    sample_rate: int,
-    target: Float[Array, "B T C"],
-    estimate: Float[Array, "B T C"],
-) -> dict[str, Array]:
-    """The unweighted terms time_l1, stft and mel of `config`, those of weight 0 left out."""
-    terms = {}
+    config: ml_collections.ConfigDict, sample_rate: int, target: Float[Array, "B T C"]
+) -> dict[str, Callable[[Array], Array]]:
+    """The unweighted terms time_l1, stft and mel as functions of the estimate [B, T, C]; those of
+    weight 0 are left out."""
+    terms: dict[str, Callable[[Array], Array]] = {}
     if config.time_l1.weight:
-        terms["time_l1"] = time_l1(target, estimate)
+        terms["time_l1"] = functools.partial(time_l1, target)
     for name, function in (("stft", multi_resolution_stft), ("mel", multi_scale_mel)):
         options = dict(config[name])
         if options.pop("weight"):
-            terms[name] = function(target, estimate, sample_rate=sample_rate, **options)
+            terms[name] = functools.partial(function, target, sample_rate=sample_rate, **options)
     return terms
 
 

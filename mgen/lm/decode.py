@@ -112,7 +112,9 @@ def merge_heads(x: Float[Array, "B H L hd"]) -> Float[Array, "E N"]:
     return x.transpose(1, 3, 0, 2).reshape(x.shape[1] * x.shape[3], -1)
 
 
-def init_cache(config: LMConfig, weights: Params, condition: Condition, batch: int, length: int) -> Cache:
+def init_cache(
+    config: LMConfig, weights: Params, condition: Condition, batch: int, length: int
+) -> Cache:
     """An empty cache for `length` positions, with the keys and values of the condition."""
     trunk = config.transformer
     shape = (batch, trunk.kv_heads, length, config.head_dim)

@@ -171,9 +171,7 @@ class LM(nn.Module):
         )(x)
         return logits.astype(jnp.float32)
 
-    def project(
-        self, condition: Array | None, mask: Array | None
-    ) -> Float[Array, "B C D"] | None:
+    def project(self, condition: Array | None, mask: Array | None) -> Float[Array, "B C D"] | None:
         """The condition at the model's width, zero where masked, as MusicGen has it."""
         if condition is None:
             return None

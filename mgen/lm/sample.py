@@ -230,9 +230,7 @@ def top_p_filter(
     def enough(t: Array) -> Array:
         return jnp.sum(jnp.where(order >= t[..., None], mass, 0.0), axis=-1) >= p
 
-    return jnp.where(
-        order >= _largest(enough, logits.shape[:-1])[..., None], logits, -jnp.inf
-    )
+    return jnp.where(order >= _largest(enough, logits.shape[:-1])[..., None], logits, -jnp.inf)
 
 
 def _ordered(x: Float[Array, "*B V"]) -> Array:

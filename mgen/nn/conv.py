@@ -32,13 +32,6 @@ def pad_time(x: Float[Array, "B T C"], left: int, right: int, mode: str) -> Arra
     return x[:, : x.shape[1] - shortfall]
 
 
-def _bias_init(fan_in: int) -> nn.initializers.Initializer:
-    bound = fan_in**-0.5
-    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(
-        key, shape, dtype, -bound, bound
-    )
-
-
 class Conv1d(nn.Module):
     """Convolution over time, [B, T, in_features] -> [B, ceil(T / stride), features].
 
@@ -87,8 +80,7 @@ class Conv1d(nn.Module):
         if self.norm == "time_group":
             self.group_norm = TimeGroupNorm(self.features)
         if self.use_bias:
-            fan_in = self.kernel_size * self.in_features
-            self.bias = self.param("bias", _bias_init(fan_in), (self.features,))
+            self.bias = self.param("bias", nn.initializers.zeros, (self.features,))
 
     def __call__(self, x: Float[Array, "B T I"]) -> Float[Array, "B U O"]:
         left, right = self.padding
@@ -122,7 +114,9 @@ class Conv1d(nn.Module):
         """Raises `ValueError` for a block that is no multiple of the stride or a first one too short to mirror."""
         left, length = self.padding[0], block.shape[1]
         if length % self.stride:
-            raise ValueError(f"a block of {length} steps is no multiple of the stride {self.stride}")
+            raise ValueError(
+                f"a block of {length} steps is no multiple of the stride {self.stride}"
+            )
         if state is None:
             if length <= left:
                 raise ValueError(
@@ -174,8 +168,7 @@ class ConvTranspose1d(nn.Module):
             )
         if self.norm == "time_group":
             self.group_norm = TimeGroupNorm(self.features)
-        fan_in = self.kernel_size * self.in_features
-        self.bias = self.param("bias", _bias_init(fan_in), (self.features,))
+        self.bias = self.param("bias", nn.initializers.zeros, (self.features,))
 
     def __call__(self, x: Float[Array, "B F I"]) -> Float[Array, "B T O"]:
         y = self._full(x) + self.bias.astype(self.dtype)

@@ -20,7 +20,8 @@ def _uniform(bound: float) -> nn.initializers.Initializer:
 class ResidualLSTM(nn.Module):
     """x + LSTM(x) on [B, T, features] (EnCodec, section 3.1; gates in the order input, forget, cell, output).
 
-    The input projection of a layer is one matrix product over all steps; only the recurrence runs step by step.
+    The input projection of a layer is one matrix product over all steps; only the recurrence runs step by step. Two biases a layer,
+    one for each product, as in the released weights.
     """
 
     features: int
@@ -29,12 +30,14 @@ class ResidualLSTM(nn.Module):
 
     def setup(self) -> None:
         init, d = _uniform(self.features**-0.5), self.features
+        zeros = nn.initializers.zeros
         self.weights = [
-            (
-                self.param(f"input_kernel_{i}", init, (d, 4 * d)),
-                self.param(f"hidden_kernel_{i}", init, (d, 4 * d)),
-                self.param(f"bias_{i}", init, (4 * d,)),
-            )
+            {
+                "input_kernel": self.param(f"input_kernel_{i}", init, (d, 4 * d)),
+                "hidden_kernel": self.param(f"hidden_kernel_{i}", init, (d, 4 * d)),
+                "input_bias": self.param(f"input_bias_{i}", zeros, (4 * d,)),
+                "hidden_bias": self.param(f"hidden_bias_{i}", zeros, (4 * d,)),
+            }
             for i in range(self.layers)
         ]
 
@@ -47,11 +50,12 @@ class ResidualLSTM(nn.Module):
 
     def step(self, state: State, block: Array) -> tuple[State, Array]:
         y, carries = block.astype(self.dtype), []
-        for (input_kernel, hidden_kernel, bias), carry in zip(self.weights, state):
-            hidden_kernel = hidden_kernel.astype(self.dtype)
-            gates = y @ input_kernel.astype(self.dtype) + bias.astype(self.dtype)
+        for weights, carry in zip(self.weights, state):
+            kernel = weights["hidden_kernel"].astype(self.dtype)
+            bias = (weights["input_bias"] + weights["hidden_bias"]).astype(self.dtype)
+            gates = y @ weights["input_kernel"].astype(self.dtype) + bias
 
-            def advance(carry: Array, gates: Array, kernel: Array = hidden_kernel) -> tuple:
+            def advance(carry: Array, gates: Array, kernel: Array = kernel) -> tuple:
                 hidden, cell = carry
                 gates = (gates + hidden.astype(self.dtype) @ kernel).astype(jnp.float32)
                 i, f, g, o = jnp.split(gates, 4, axis=-1)

@@ -104,9 +104,7 @@ class Block(nn.Module):
                 ACTIVATIONS[config.activation](hidden)
             )
 
-        attention = Attention(
-            causal=config.causal, rotary=config.rotary, name="attention", **heads
-        )
+        attention = Attention(causal=config.causal, rotary=config.rotary, name="attention", **heads)
         x = residual(x, attention, "attention")
         if config.cross and memory is not None:
             cross = Attention(name="cross_attention", **heads)

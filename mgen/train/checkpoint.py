@@ -5,6 +5,7 @@ goes on with batch n. Orbax
 writes to a temporary name and renames: a checkpoint is there whole or not at all.
 """
 
+import contextlib
 import dataclasses
 import importlib
 import json
@@ -131,22 +132,30 @@ def make_task(config: ml_collections.ConfigDict) -> Task:
     return module.Task(config)
 
 
-def load_trained(workdir: str | Path, family: str | None = None) -> Trained:
-    """Reads a workdir of `launch/train.py` for inference; `UserError` where it is none, or of
-    another family."""
+def load_state(workdir: str | Path, family: str | None = None) -> tuple[Task, TrainState]:
+    """The task and the latest state of a workdir of `launch/train.py`.
+
+    `UserError` where it is no such folder, of another family, or holds no readable checkpoint.
+    """
     about = manifest.read(workdir)
     manifest.require(about, Path(workdir) / manifest.FILE, kind="model")
     if family is not None:
         manifest.require(about, Path(workdir) / manifest.FILE, family=family)
-    config = ml_collections.ConfigDict(about["config"])
-    task = make_task(config)
-    checkpoints = Checkpoints(workdir)
-    try:
-        state = checkpoints.restore(jax.eval_shape(task.init, jax.random.key(0)))
-        step = checkpoints.latest_step()
-    finally:
-        checkpoints.close()
+    task = make_task(ml_collections.ConfigDict(about["config"]))
+    with contextlib.closing(Checkpoints(workdir)) as checkpoints:
+        return task, checkpoints.restore(jax.eval_shape(task.init, jax.random.key(0)))
+
+
+def load_trained(workdir: str | Path, family: str | None = None) -> Trained:
+    """What inference needs of a workdir; errors as `load_state`."""
+    task, state = load_state(workdir, family)
     params = task.generator_params(state)
-    fingerprint = tree.fingerprint((params, state.variables))
-    assert step is not None  # restore would have raised
-    return Trained(Path(workdir), step, config, about, params, state.variables, fingerprint)
+    return Trained(
+        workdir=Path(workdir),
+        step=int(state.step),
+        config=task.config,
+        manifest=manifest.read(workdir),
+        params=params,
+        variables=state.variables,
+        fingerprint=tree.fingerprint((params, state.variables)),
+    )

@@ -115,7 +115,12 @@ def train(
             # exactly `step` batches.
             checkpoints.save(step, state, iterator, plain_config, force=last)
             if settings.eval_every and (last or step % settings.eval_every == 0):
-                evaluate(compiled, state, make_data(False), settings, watch, step, root_key)
+                data = make_data(False)
+                means, first = evaluate(compiled, state, data, settings.eval_batches, root_key)
+                watch.write(step, {f"eval/{name}": value for name, value in means.items()})
+                if settings.summary_every and (last or step % settings.summary_every == 0):
+                    with jax.transfer_guard("allow"):
+                        watch.write_summaries(step, task.summaries(state, first, root_key))
             progress.update()
             if stop.requested:
                 break
@@ -228,34 +233,23 @@ def claim_workdir(
 
 
 def evaluate(
-    compiled: CompiledSteps,
-    state: TrainState,
-    data: Iterator[Batch],
-    settings: ml_collections.ConfigDict,
-    watch: "_Watch",
-    step: int,
-    root_key: Key,
-) -> dict[str, float]:
-    """Mean metrics over at most `eval_batches` held-out batches; the same batches and keys each
-    time."""
+    compiled: CompiledSteps, state: TrainState, data: Iterator[Batch], batches: int, root_key: Key
+) -> tuple[dict[str, float], Batch]:
+    """Mean metrics over at most `batches` batches, each with its own fixed key; and the first."""
     total: dict[str, float] = {}
+    first: Batch = {}
     count = 0
-    for index, host_batch in zip(range(settings.eval_batches), data):
+    for index, host_batch in zip(range(batches), data):
         batch = compiled.put(host_batch)
         metrics = jax.device_get(compiled.eval(state, batch, compiled.key(root_key, index)))
         total = {name: total.get(name, 0.0) + float(value) for name, value in metrics.items()}
+        first = first or batch
         count += 1
-        if index == 0 and settings.summary_every and step % settings.summary_every == 0:
-            with jax.transfer_guard("allow"):
-                summaries = compiled.task.summaries(state, batch, compiled.key(root_key, 0))
-            watch.write_summaries(step, summaries)
     if not count:
         raise UserError(
             "config.data: the evaluation split gives no full batch; lower data.batch_size"
         )
-    means = {f"eval/{name}": value / count for name, value in total.items()}
-    watch.write(step, means)
-    return means
+    return {name: value / count for name, value in total.items()}, first
 
 
 class _Watch:
@@ -272,8 +266,8 @@ class _Watch:
         bad = [name for name, value in values.items() if not np.isfinite(value)]
         if bad:
             raise UserError(
-                f"step {step}: {', '.join(bad)} not finite ({values[bad[0]]}); training stopped, the "
-                "last checkpoint is intact; lower optim.learning_rate or set optim.clip"
+                f"step {step}: {', '.join(bad)} not finite ({values[bad[0]]}); stopped, the last "
+                "checkpoint is intact; lower optim.learning_rate or set optim.clip"
             )
         if not log:
             return

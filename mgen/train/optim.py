@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import optax
 
@@ -49,7 +50,10 @@ def make_schedule(config: ml_collections.ConfigDict, steps: int) -> optax.Schedu
         "linear": lambda: optax.linear_schedule(peak, peak * config.end_factor, span),
         "exponential": lambda: optax.exponential_decay(peak, 1, config.gamma),
         "rsqrt": lambda: (
-            lambda count: peak * jax.numpy.sqrt(max(warmup, 1) / (count + max(warmup, 1)))
+            lambda count: (
+                # join_schedules also asks for counts before the warm-up's end.
+                peak * jnp.sqrt(max(warmup, 1) / (jnp.maximum(count, 0) + max(warmup, 1)))
+            )
         ),
     }
     if config.schedule not in bodies:

@@ -1,6 +1,7 @@
 """The contract between a family and the loop."""
 
 import abc
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import flax.core
@@ -49,10 +50,19 @@ class Task(abc.ABC):
         ..."""
         return {}
 
+    def requires(self) -> dict[str, Any]:
+        """Manifest fields that a token dataset must have to train this task; {} for audio."""
+        return {}
+
     def summaries(self, state: TrainState, batch: Batch, key: Key) -> dict[str, Any]:
         """Optional, on the host: {"audio/<name>": (float [B, T, C], sample_rate), "image/<name>":
         float [H, W, 3]}."""
         del state, batch, key
+        return {}
+
+    def baseline(self, train_data: Iterator[Batch], held_out: Iterator[Batch]) -> Metrics:
+        """Optional, on the host: what a trivial model scores, for `launch/evaluate.py` to print."""
+        del train_data, held_out
         return {}
 
     def warnings(self, metrics: dict[str, float]) -> list[str]:

@@ -120,9 +120,7 @@ def test_accumulation_equals_the_whole_batch(linear):
     one, _ = Quiet(config).train_step(params, batch, jax.random.key(0))
     four, _ = Quiet(split).train_step(params, batch, jax.random.key(0))
     # float32 sums in another order.
-    np.testing.assert_allclose(
-        one.params["weights"], four.params["weights"], rtol=1e-6, atol=1e-6
-    )
+    np.testing.assert_allclose(one.params["weights"], four.params["weights"], rtol=1e-6, atol=1e-6)
 
 
 def test_ema_follows_the_formula(linear):

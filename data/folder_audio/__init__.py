@@ -1,0 +1,3 @@
+"""Your own recordings: any audio files under a folder, one stem named "mix", captions if there are
+any.
+"""
