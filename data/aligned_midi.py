@@ -4,6 +4,7 @@ tidied up.
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -66,7 +67,7 @@ def read_midi(path: Path) -> AlignedMidi:
     import symusic
 
     try:
-        score = symusic.Score(str(path))
+        score: Any = symusic.Score(str(path))
     except RuntimeError as error:
         raise UserError(f"{path}: not a readable MIDI file ({error})") from error
     resolution = score.ticks_per_quarter
@@ -91,11 +92,11 @@ def read_midi(path: Path) -> AlignedMidi:
     )
 
 
-def _metre_grid(score: object, resolution: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _metre_grid(score: Any, resolution: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Metres [n, 3] (tick, numerator, denominator; 4/4 until the first), ticks of beats and of
     downbeats.
     """
-    marks = score.time_signatures.numpy()  # type: ignore[attr-defined]
+    marks = score.time_signatures.numpy()
     metres = [
         (int(tick), int(numerator), int(denominator))
         for tick, numerator, denominator in zip(
@@ -105,7 +106,7 @@ def _metre_grid(score: object, resolution: int) -> tuple[np.ndarray, np.ndarray,
     ]
     if not metres or metres[0][0] > 0:
         metres.insert(0, (0, 4, 4))
-    ends = [tick for tick, _, _ in metres[1:]] + [int(score.end())]  # type: ignore[attr-defined]
+    ends = [tick for tick, _, _ in metres[1:]] + [int(score.end())]
     beats, downbeats = [np.zeros(0)], [np.zeros(0)]
     for (start, numerator, denominator), end in zip(metres, ends, strict=True):
         beats.append(np.arange(start, end, beat_length(numerator, denominator) * resolution))

@@ -115,9 +115,7 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
           name: the name of a task in the report of failures.
         """
         outcomes = self._map(function, tasks)
-        for task, outcome in track(
-            zip(tasks, outcomes), description, total=len(tasks), unit=unit
-        ):
+        for task, outcome in track(zip(tasks, outcomes), description, total=len(tasks), unit=unit):
             if isinstance(outcome, Failure):
                 self.leave_out("failed", name(task), outcome.reason)
             else:
@@ -236,7 +234,8 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         if not tally.ids:
             failed = "; ".join(f"{x['name']}: {x['reason']}" for x in self.left_out["failed"][:1])
             raise UserError(
-                f"{self.info.full_name}: no pieces left to write" + (f" ({failed})" if failed else "")
+                f"{self.info.full_name}: no pieces left to write"
+                + (f" ({failed})" if failed else "")
             )
         report = {
             "dataset": self.info.full_name,
@@ -263,7 +262,9 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 if writer is None or shard_bytes + len(data) > MAX_SHARD_BYTES:
                     if writer is not None:
                         writer.close()
-                    writer = ArrayRecordWriter(str(folder / f"{split}.{len(lengths)}"), "group_size:1")
+                    writer = ArrayRecordWriter(
+                        str(folder / f"{split}.{len(lengths)}"), "group_size:1"
+                    )
                     lengths.append(0)
                     shard_bytes = 0
                 writer.write(data)

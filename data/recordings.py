@@ -31,6 +31,7 @@ from mgen.errors import UserError
 from mgen.inputs.record import DRUM_KIT, Record
 
 SPLITS = splits.SPLITS
+BY_HASH = ""  # `Track.split` of a track that no folder assigns
 SEGMENT_SECONDS = 30
 CAPTIONS_FILE = "captions.jsonl"
 MIDI_SUFFIXES = (".mid", ".midi")
@@ -44,7 +45,7 @@ class Track:
 
     Attributes:
       id: unique in the dataset.
-      split: one of `SPLITS`.
+      split: one of `SPLITS`, or `BY_HASH`: 90/5/5, among the tracks that can be read.
       stem_names: S slots.
       sources: for each stem the audio files whose sum it is; none where the stem is missing.
       programs: for each stem, as `Record.programs`.
@@ -230,7 +231,7 @@ def _in_force(table: np.ndarray, start: float, end: float) -> np.ndarray:
     return rows.astype(np.float32)
 
 
-class RecordingBuilder(RecordBuilder, skip_registration=True):
+class RecordingBuilder(RecordBuilder, skip_registration=True):  # type: ignore[call-arg]
     """Base of the builders that read recordings; a subclass finds the tracks.
 
     Args:
@@ -256,7 +257,7 @@ class RecordingBuilder(RecordBuilder, skip_registration=True):
         raise NotImplementedError
 
     def records(self) -> Mapping[str, Iterable[Record]]:
-        layouts: dict[str, list[tuple[Track, Layout]]] = {split: [] for split in SPLITS}
+        found: dict[str, tuple[Track, Layout]] = {}
         tracks = sorted(self.tracks(), key=lambda track: rank(track.id))
         for track, layout in self.parallel(
             survey, tracks, name=lambda track: track.id, description="checking", unit="tracks"
@@ -264,8 +265,14 @@ class RecordingBuilder(RecordBuilder, skip_registration=True):
             if layout.peak == 0.0:
                 self.leave_out("silent", track.id, "every sample is zero")
             else:
-                layouts[track.split].append((track, layout))
-        return {split: self._segments(found) for split, found in layouts.items()}
+                found[track.id] = (track, layout)
+        free = sorted(name for name, (track, _) in found.items() if track.split == BY_HASH)
+        by_hash = splits.assign([[name] for name in free], dict.fromkeys(free, ""))
+        split_of = {name: by_hash.get(name, track.split) for name, (track, _) in found.items()}
+        return {
+            split: self._segments([found[name] for name in found if split_of[name] == split])
+            for split in SPLITS
+        }
 
     def _segments(self, tracks: Sequence[tuple[Track, Layout]]) -> Iterator[Record]:
         segments = []
@@ -284,16 +291,16 @@ def split_folders(source: Path) -> dict[str, Path]:
     return {split: source / split for split in SPLITS if (source / split).is_dir()}
 
 
-def assign_splits(names: Sequence[str], source: Path) -> dict[str, str]:
-    """Name -> split of names relative to `source`: by its split folders, else 90/5/5 by hash.
+def folder_splits(names: Sequence[str], source: Path) -> dict[str, str]:
+    """Name -> split of names relative to `source`, by its split folders; BY_HASH where it has none.
 
     Names outside the split folders, where there are any, are not in the result.
     """
     folders = split_folders(source)
-    if folders:
-        first = {name: name.split("/", 1)[0] for name in names}
-        return {name: folder for name, folder in first.items() if folder in folders}
-    return splits.assign([[name] for name in names], dict.fromkeys(names, ""))
+    if not folders:
+        return dict.fromkeys(names, BY_HASH)
+    first = {name: name.split("/", 1)[0] for name in names}
+    return {name: folder for name, folder in first.items() if folder in folders}
 
 
 def choose(split_of: Mapping[str, str], limit: int | None) -> dict[str, str]:
@@ -302,11 +309,10 @@ def choose(split_of: Mapping[str, str], limit: int | None) -> dict[str, str]:
     Each split's first name comes before any second one.
     """
     order: list[tuple[bool, float, int, str]] = []
-    for split in SPLITS:
+    for place, split in enumerate((*SPLITS, BY_HASH)):
         names = sorted((name for name in split_of if split_of[name] == split), key=rank)
         order += [
-            (index > 0, (index + 0.5) / len(names), SPLITS.index(split), name)
-            for index, name in enumerate(names)
+            (index > 0, (index + 0.5) / len(names), place, name) for index, name in enumerate(names)
         ]
     return {name: split_of[name] for _, _, _, name in sorted(order)[:limit]}
 

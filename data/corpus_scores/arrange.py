@@ -68,7 +68,10 @@ NINE = Metre(
 )
 TWELVE = Metre(
     12,
-    (("x.....x.....", "...x.....x..", "xxxxxxxxxxxx"), ("x....xx.....", "...x.....x..", "x.xx.xx.xx.x")),
+    (
+        ("x.....x.....", "...x.....x..", "xxxxxxxxxxxx"),
+        ("x....xx.....", "...x.....x..", "x.xx.xx.xx.x"),
+    ),
     ("x..x..x..x..", "x.xx.xx.xx.x", "x.....x....."),
 )
 WALTZ = Metre(

@@ -86,9 +86,7 @@ def find_chords(
     if found[0][0] > 1e-6:
         found.insert(0, (0.0, "N"))
     return [
-        chord
-        for index, chord in enumerate(found)
-        if index == 0 or chord[1] != found[index - 1][1]
+        chord for index, chord in enumerate(found) if index == 0 or chord[1] != found[index - 1][1]
     ]
 
 
@@ -149,7 +147,9 @@ def choose_parts(score: Score, config: str) -> list[Part]:
 def uneven_bars(bars: Sequence[Bar]) -> float:
     """Share of the bars, the last and an upbeat left aside, whose length is not the metre's."""
     inner = [bar for bar in bars[:-1] if not bar.upbeat]
-    wrong = sum(abs(bar.length - bar_length(bar.numerator, bar.denominator)) > 1e-3 for bar in inner)
+    wrong = sum(
+        abs(bar.length - bar_length(bar.numerator, bar.denominator)) > 1e-3 for bar in inner
+    )
     return wrong / max(len(inner), 1)
 
 

@@ -50,9 +50,7 @@ COLLECTIONS = (
     Collection("oneills1850", TUNES, ("oneills1850/*.abc",)),
     Collection("airdsAirs", TUNES, ("airdsAirs/*.abc",)),
     Collection("miscFolk", TUNES, ("miscFolk/*.abc",)),
-    Collection(
-        "leadSheet", TUNES, ("leadSheet/foster*.mxl",), "public domain", "Stephen Foster"
-    ),
+    Collection("leadSheet", TUNES, ("leadSheet/foster*.mxl",), "public domain", "Stephen Foster"),
     Collection(
         "essenFolksong", TUNES, ("essenFolksong/*.abc",), "non-commercial use only", default=False
     ),

@@ -73,7 +73,14 @@ MODES = {
     "mixolydian": MIXOLYDIAN_CHORDS,
 }
 # Fifths from the major key on the same tonic, to choose sharps or flats.
-MODE_FIFTHS = {"lydian": 1, "mixolydian": -1, "dorian": -2, "minor": -3, "aeolian": -3, "phrygian": -4}
+MODE_FIFTHS = {
+    "lydian": 1,
+    "mixolydian": -1,
+    "dorian": -2,
+    "minor": -3,
+    "aeolian": -3,
+    "phrygian": -4,
+}
 
 
 @dataclasses.dataclass
@@ -116,7 +123,9 @@ def spell(root: int, key: str) -> str:
     """Name of a pitch class, with flats in flat keys."""
     tonic, mode = key.split()
     letter_fifths = {"F": -1, "C": 0, "G": 1, "D": 2, "A": 3, "E": 4, "B": 5}[tonic[0]]
-    fifths = letter_fifths + 7 * (tonic.count("#") - tonic[1:].count("b")) + MODE_FIFTHS.get(mode, 0)
+    fifths = (
+        letter_fifths + 7 * (tonic.count("#") - tonic[1:].count("b")) + MODE_FIFTHS.get(mode, 0)
+    )
     return (FLATS if fifths < 0 else SHARPS)[root % 12]
 
 
@@ -150,7 +159,9 @@ def _transitions(chords: Sequence[tuple]) -> np.ndarray:
     cost = np.full((count, count), 0.25)
     for i, (here, quality, _) in enumerate(chords):
         for j, (there, _, _) in enumerate(chords):
-            falls = (here - there) % 12 == 7  # by a fifth: dominant to tonic, supertonic to dominant
+            falls = (
+                here - there
+            ) % 12 == 7  # by a fifth: dominant to tonic, supertonic to dominant
             if i == j:
                 cost[i, j] = 0
             elif falls:

@@ -84,13 +84,17 @@ class Builder(RecordBuilder):
         **kwargs: Any,
     ):
         if source is not None:
-            raise UserError("source: corpus_scores reads no recordings; expected midi_dir, or nothing")
+            raise UserError(
+                "source: corpus_scores reads no recordings; expected midi_dir, or nothing"
+            )
         if isinstance(collections, str):
             collections = [name.strip() for name in collections.split(",") if name.strip()]
         if collections is not None and midi_dir is not None:
             raise UserError("collections: they name bundled scores, which midi_dir replaces")
         super().__init__(**kwargs)
+        # Looked for before anything is written.
         self.midi_dir = None if midi_dir is None else Path(midi_dir)
+        self.midi_files = midi.find_files(self.midi_dir) if self.midi_dir else []
         self.collections = catalogue.choose(self.builder_config.name, collections)
         self.options |= {
             "collections": None if midi_dir else [found.name for found in self.collections],
@@ -140,7 +144,9 @@ class Builder(RecordBuilder):
         # Found without importing music21, which takes a second.
         package = importlib.util.find_spec("music21")
         if package is None or package.origin is None:
-            raise UserError("corpus_scores: music21 is not installed; expected `pip install mgen[data]`")
+            raise UserError(
+                "corpus_scores: music21 is not installed; expected `pip install mgen[data]`"
+            )
         root = Path(package.origin).parent / "corpus"
         tasks = []
         for path in catalogue.find_files(collection, root):
@@ -177,5 +183,5 @@ class Builder(RecordBuilder):
                 work=str(path.relative_to(self.midi_dir).with_suffix("")),
                 path=str(path),
             )
-            for path in midi.find_files(self.midi_dir)
+            for path in self.midi_files
         ]

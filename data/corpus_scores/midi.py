@@ -35,7 +35,9 @@ def parse(path: Path) -> Score:
     if not parts:
         raise ValueError("no notes")
     score = Score(parts=parts, bars=[], played=True)
-    marks = sorted((float(m.time), int(m.numerator), int(m.denominator)) for m in file.time_signatures)
+    marks = sorted(
+        (float(m.time), int(m.numerator), int(m.denominator)) for m in file.time_signatures
+    )
     metres = [mark for mark in marks if mark[1] > 0 and mark[2] > 0]
     if not metres or metres[0][0] > 0:
         metres.insert(0, (0.0, 4, 4))
@@ -50,7 +52,12 @@ def parse(path: Path) -> Score:
 def read_track(track: Any) -> Part:
     """A symusic track."""
     notes = [
-        (float(note.time), float(note.time + note.duration), float(note.pitch), float(note.velocity))
+        (
+            float(note.time),
+            float(note.time + note.duration),
+            float(note.pitch),
+            float(note.velocity),
+        )
         for note in track.notes
     ]
     program = DRUM_KIT if track.is_drum else int(track.program)

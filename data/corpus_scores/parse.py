@@ -54,7 +54,7 @@ def tune_type(tune: str) -> str:
         for word in TUNE_TYPES:
             if re.search(rf"\b{word}s?\b", text):
                 return word.replace("quickstep", "quick step")
-    slow = re.search(r'(?mi)^[NQ]:.*\b(slow|plaintive|tender)', tune)
+    slow = re.search(r"(?mi)^[NQ]:.*\b(slow|plaintive|tender)", tune)
     return "air" if slow else ""
 
 

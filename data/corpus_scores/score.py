@@ -107,7 +107,12 @@ def make_bars(
         short = length < full - 1e-6
         last = bars[-1] if bars else None
         fits = last and not last.upbeat and abs(last.length + length - full) < 1e-6
-        if last and short and fits and (last.numerator, last.denominator) == (numerator, denominator):
+        if (
+            last
+            and short
+            and fits
+            and (last.numerator, last.denominator) == (numerator, denominator)
+        ):
             last.length = full
         else:
             bars.append(Bar(start, length, numerator, denominator, upbeat=short and not bars))
@@ -116,7 +121,9 @@ def make_bars(
 
 def note_table(notes: Iterable[tuple[float, float, float, float]]) -> np.ndarray:
     """Sorted notes [n, 4]; a note that begins while the same pitch sounds ends it (one key, one string)."""
-    table = np.array(sorted(set(notes), key=lambda n: (n[0], n[2], n[1])), np.float64).reshape(-1, 4)
+    table = np.array(sorted(set(notes), key=lambda n: (n[0], n[2], n[1])), np.float64).reshape(
+        -1, 4
+    )
     table = table[table[:, 1] > table[:, 0] + 1e-6]
     last: dict[float, int] = {}
     keep = np.ones(len(table), bool)

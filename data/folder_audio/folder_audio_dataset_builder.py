@@ -36,7 +36,7 @@ class Builder(recordings.RecordingBuilder):
         }
         if not files:
             raise UserError(f"{self.folder}: no audio files ({', '.join(io.SUFFIXES)}) under it")
-        split_of = recordings.assign_splits(sorted(files), self.folder)
+        split_of = recordings.folder_splits(sorted(files), self.folder)
         for name in sorted(files.keys() - split_of.keys()):
             self.leave_out("outside_split_folders", name, "beside train, validation, test")
         captions = recordings.read_captions(self.folder)

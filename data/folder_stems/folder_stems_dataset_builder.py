@@ -44,7 +44,7 @@ class Builder(recordings.RecordingBuilder):
     def tracks(self) -> Sequence[Track]:
         found = self._find()
         names = self.stems or sorted({name for files in found.values() for name in files})
-        split_of = recordings.assign_splits(sorted(found), self.folder)
+        split_of = recordings.folder_splits(sorted(found), self.folder)
         captions = recordings.read_captions(self.folder)
         for name in sorted(captions.keys() - found.keys()):
             self.leave_out("captions_without_track", name, f"no such folder in {self.folder.name}")

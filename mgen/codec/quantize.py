@@ -263,10 +263,10 @@ class FactorizedRVQ(nn.Module):
             "in": (c.num_codebooks, c.latent_dim, c.codebook_dim),
             "out": (c.num_codebooks, c.codebook_dim, c.latent_dim),
         }
-        self.levels = {}
+        levels = {}
         for side, shape in shapes.items():
             kernel = self.param(f"{side}_kernel", init, shape)
-            self.levels[f"{side}_bias"] = self.param(
+            levels[f"{side}_bias"] = self.param(
                 f"{side}_bias", nn.initializers.zeros, (c.num_codebooks, shape[-1])
             )
             if c.norm == "weight":
@@ -274,12 +274,13 @@ class FactorizedRVQ(nn.Module):
                     f"{side}_scale", lambda _, k=kernel: jnp.sqrt(jnp.sum(k**2, axis=1))
                 )
                 kernel = weight_norm(kernel, scale, axes=(1,))
-            self.levels[f"{side}_kernel"] = kernel
-        self.levels["codebook"] = self.param(
+            levels[f"{side}_kernel"] = kernel
+        levels["codebook"] = self.param(
             "codebook",
             nn.initializers.normal(1.0),
             (c.num_codebooks, c.codebook_size, c.codebook_dim),
         )
+        self.levels = levels
 
     def encode(self, latents: Float[Array, "B F D"], num_codebooks: int | None = None) -> Array:
         """Codes int32 [B, F, k] of the first `num_codebooks` levels (all by default)."""

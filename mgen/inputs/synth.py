@@ -6,6 +6,7 @@ is all that is needed of it. Every function here is a pure function of its argum
 
 import functools
 import importlib.util
+import math
 from pathlib import Path
 from typing import Any
 
@@ -55,40 +56,47 @@ def _synthesiser(soundfont: str, sample_rate: int) -> Any:
     return symusic.Synthesizer(sf_path=soundfont_path(soundfont), sample_rate=sample_rate)
 
 
-def _synthesise(
-    soundfont: str,
-    sample_rate: int,
-    program: int,
-    onsets: np.ndarray,
-    seconds: float,
-    pitches: np.ndarray,
+def _waveform(
+    soundfont: str, sample_rate: int, program: int, pitch: int, length: int
 ) -> np.ndarray:
-    """float32 [samples], mono: one track of notes of `seconds`."""
+    """float32 [length]: a note at full velocity that is held, from its onset on."""
     from symusic import core
 
     drums = program == DRUM_KIT
+    octaves = 0 if drums else max(0, math.ceil((pitch - highest_pitch(sample_rate)) / 12))
+    seconds = length * 2**octaves / sample_rate
     track = core.TrackSecond("", 0 if drums else program, drums)
     track.notes = core.NoteSecondList.from_numpy(
-        onsets.astype(np.float32),
-        np.full(len(onsets), seconds, np.float32),
-        pitches.astype(np.int8),
-        np.full(len(onsets), 127, np.int8),
+        np.zeros(1, np.float32),
+        np.full(1, seconds, np.float32),
+        np.full(1, pitch - 12 * octaves, np.int8),
+        np.full(1, 127, np.int8),
     )
     score = core.ScoreSecond(480)
     score.tracks.append(track)
-    return np.asarray(_synthesiser(soundfont, sample_rate).render(score, stereo=False))[0]
+    raw = np.asarray(_synthesiser(soundfont, sample_rate).render(score, stereo=False))[0]
+    if octaves:
+        import scipy.signal
+
+        raw = scipy.signal.resample_poly(raw, 1, 2**octaves)
+    wave = np.zeros(length, np.float32)
+    raw = raw[:length]
+    wave[: len(raw)] = raw * _decay(program, len(raw), sample_rate)
+    return wave
+
+
+def highest_pitch(sample_rate: int) -> int:
+    """Highest pitch asked of symusic 0.5.9: above, it never returns for some programs (a step longer than the sample's loop).
+
+    Higher notes are made from lower ones, an octave at a time, by playing them twice as fast.
+    """
+    return int(83 + 10 * math.log2(sample_rate / 16000))
 
 
 @functools.lru_cache(maxsize=512)
 def note(soundfont: str, sample_rate: int, program: int, pitch: int, steps: int) -> np.ndarray:
-    """float32 [steps * NOTE_STEP * sample_rate], read-only: a note that is held, from its onset on."""
-    length = steps * int(NOTE_STEP * sample_rate)
-    wave = np.zeros(length, np.float32)
-    seconds = length / sample_rate
-    raw = _synthesise(soundfont, sample_rate, program, np.zeros(1), seconds, np.array([pitch]))[
-        :length
-    ]
-    wave[: len(raw)] = raw * _decay(program, len(raw), sample_rate)
+    """float32 [steps * NOTE_STEP * sample_rate], read-only: `_waveform` of a shared length."""
+    wave = _waveform(soundfont, sample_rate, program, pitch, steps * int(NOTE_STEP * sample_rate))
     wave.flags.writeable = False
     return wave
 
@@ -98,19 +106,19 @@ def levels(soundfont: str, sample_rate: int, program: int) -> tuple[np.ndarray, 
     """Levels of an instrument's notes at full velocity.
 
     Returns:
-      float32 [128], the peak of a note at each pitch (the nearest measured one outside the piano's range), and the factor
-      that brings the instrument to `REFERENCE_RMS` over the first `NOTE_STEP` of its notes (median of the pitches).
+      float32 [128], the peak of a note at each pitch (the nearest measured one outside the piano's
+      range), and the factor that brings the instrument to `REFERENCE_RMS` over the first
+      `NOTE_STEP` of its notes (median of the pitches).
     """
-    pitches = np.arange(LOWEST, HIGHEST + 1)
-    step = 2 * int(NOTE_STEP * sample_rate)
-    onsets = np.arange(len(pitches)) * step / sample_rate
-    # Shorter than the slot, or a note's last samples would reach into the next one.
-    raw = _synthesise(soundfont, sample_rate, program, onsets, 2 * NOTE_STEP - 0.02, pitches)
-    waves = np.zeros(len(pitches) * step, np.float32)
-    waves[: len(raw)] = raw[: len(waves)]
-    waves = waves.reshape(len(pitches), step) * _decay(program, step, sample_rate)
+    step = int(NOTE_STEP * sample_rate)
+    waves = np.stack(
+        [
+            _waveform(soundfont, sample_rate, program, pitch, 2 * step)
+            for pitch in range(LOWEST, HIGHEST + 1)
+        ]
+    )
     peaks = np.abs(waves).max(1)
-    rms = np.sqrt(np.square(waves[:, : step // 2]).mean(1))
+    rms = np.sqrt(np.square(waves[:, :step]).mean(1))
     sounding = rms[peaks > 1e-4]
     factor = REFERENCE_RMS / float(np.median(sounding)) if len(sounding) else 0.0
     table = peaks[np.clip(np.arange(128), LOWEST, HIGHEST) - LOWEST]
