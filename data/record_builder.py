@@ -1,9 +1,11 @@
-"""Base of the dataset builders: a TFDS builder that writes `mgen.inputs.record.Record`s as ArrayRecord shards.
+"""Base of the dataset builders: a TFDS builder that writes `mgen.inputs.record.Record`s as
+ArrayRecord shards.
 
-A subclass says which records there are; this class parses in parallel, writes, and keeps the account of what was left out
-and why. TFDS's own writers shuffle through temporary files that need TensorFlow above 1 GB, so records are written here in
-the order given (Grain shuffles when it reads), one shard after another: memory stays bounded and no TensorFlow is needed.
-The same inputs and options give the same bytes, whatever the number of workers.
+A subclass says which records there are; this class parses in parallel, writes, and keeps the
+account of what was left out and why. TFDS's own writers shuffle through temporary files that need
+TensorFlow above 1 GB, so records are written here in the order given (Grain shuffles when it
+reads), one shard after another: memory stays bounded and no TensorFlow is needed. The same inputs
+and options give the same bytes, whatever the number of workers.
 """
 
 import collections
@@ -38,7 +40,7 @@ Result = TypeVar("Result")
 
 @dataclasses.dataclass
 class Failure:
-    """What `attempt` returns in place of a result; `reason` is one line and the same in every run."""
+    """In place of a result; `reason` is one line and the same in every run."""
 
     reason: str
 
@@ -53,17 +55,22 @@ def attempt(function: Callable[[Task], Result], task: Task) -> Result | Failure:
         return Failure(f"{type(error).__name__}: {lines[0] if lines else 'no message'}")
 
 
-class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Writes the records of `records()`; subclass it in `data/<name>/<name>_dataset_builder.py` as `Builder`.
+class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
+    """Writes the records of `records()`; subclass it in `data/<name>/<name>_dataset_builder.py` as
+    `Builder`.
 
     Args:
-      source: folder of the recordings or files to read, None where the dataset has a source of its own.
-      limit: use at most this many pieces (or tracks), chosen by the subclass without reading them all.
-      workers: parser processes; None is one a core, 1 parses in this process. Never changes the result.
+      source: folder of the recordings or files to read, None where the dataset has a source of its
+        own.
+      limit: use at most this many pieces (or tracks), chosen by the subclass without reading them
+        all.
+      workers: parser processes; None is one a core, 1 parses in this process. Never changes the
+        result.
       **kwargs: `data_dir`, `config`, `version` of `tfds.core.DatasetBuilder`.
 
-    A subclass with options of its own takes them as keywords, passes the rest on, and adds them to `self.options`
-    (JSON-able values only: they are written to the report and compared when a build is reused).
+    A subclass with options of its own takes them as keywords, passes the rest on, and adds them to
+    `self.options` (JSON-able values only: they are written to the report and compared when a build
+    is reused).
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -91,11 +98,15 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         super().__init__(**kwargs)
 
     def records(self) -> Mapping[str, Iterable[Record]]:
-        """Splits, in the order to write them, and the records of each; a split without records is not written."""
+        """Splits, in the order to write them, and the records of each; a split without records is
+        not written.
+        """
         raise NotImplementedError
 
     def leave_out(self, kind: str, name: str, reason: str) -> None:
-        """Notes that piece `name` is not in the dataset: `kind` is "failed", "too_long", "duplicate" or the like."""
+        """Notes that piece `name` is not in the dataset: `kind` is "failed", "too_long",
+        "duplicate" or the like.
+        """
         self.left_out[kind].append({"name": name, "reason": reason})
 
     def parallel(
@@ -107,7 +118,8 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         description: str = "parsing",
         unit: str = "pieces",
     ) -> Iterator[tuple[Task, Result]]:
-        """Yields `(task, function(task))` in the order of `tasks`, with progress; failures are noted and skipped.
+        """Yields `(task, function(task))` in the order of `tasks`, with progress; failures are
+        noted and skipped.
 
         Args:
           function: a module-level function of one picklable task with a picklable result.
@@ -156,30 +168,33 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
           **options: of the subclass's and this class's `__init__`, `data_dir` and `config`.
 
         Raises:
-          UserError: an option or config that the dataset has not, or the folder holds a build with other options and
-            `overwrite` is False.
+          UserError: an option or config that the dataset has not, or the folder holds a build with
+            other options and `overwrite` is False.
         """
         cls._check(options)
+        if overwrite:
+            shutil.rmtree(cls._folder(options), ignore_errors=True)
+        elif cls._folder(options).exists():
+            # Before TFDS stumbles over what it finds there.
+            for name in ("dataset_info.json", REPORT_FILE):
+                cls._read_json(cls._folder(options) / name)
         builder = cls(**options)
         folder = Path(builder.data_dir)
-        if overwrite and folder.exists():
-            shutil.rmtree(folder)
-            builder = cls(**options)
         if folder.exists():
-            report = builder._read_report(folder)
+            report = cls._read_json(folder / REPORT_FILE)
             wanted = json.loads(json.dumps(builder.options))
             for option in sorted({*wanted, *report["options"]}):
                 found = report["options"].get(option)
                 if found != wanted.get(option):
                     raise UserError(
-                        f"{folder}: built with {option}={found!r}, asked for {wanted.get(option)!r};"
-                        " use another output folder or overwrite it (--overwrite)"
+                        f"{folder}: built with {option}={found!r}, asked for"
+                        f" {wanted.get(option)!r}; use another output folder or --overwrite"
                     )
             print(f"{builder.info.full_name}: already built with these options")
         else:
             with tempfile.TemporaryDirectory() as unused:  # TFDS makes one, in data_dir by default
                 builder.download_and_prepare(download_dir=unused, file_format="array_record")
-            report = builder._read_report(folder)
+            report = cls._read_json(folder / REPORT_FILE)
         print(summary(report))
         return folder
 
@@ -200,14 +215,21 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 f"{name}: {cls.name} has no such option, it takes {', '.join(sorted(known))}"
             )
 
+    @classmethod
+    def _folder(cls, options: Mapping[str, Any]) -> Path:
+        """Where TFDS puts the dataset."""
+        configs = [config.name for config in cls.BUILDER_CONFIGS]
+        config = options.get("config") or (configs[0] if configs else "")
+        return Path(options["data_dir"], cls.name, config, str(cls.VERSION))
+
     @staticmethod
-    def _read_report(folder: Path) -> dict[str, Any]:
+    def _read_json(path: Path) -> dict[str, Any]:
         try:
-            return json.loads((folder / REPORT_FILE).read_text())
+            return json.loads(path.read_text())
         except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise UserError(
-                f"{folder}: exists but has no readable {REPORT_FILE}, so it is not a finished build; remove it or"
-                " use --overwrite"
+                f"{path.parent}: exists but has no readable {path.name}, so it is no finished"
+                " build; remove it or use --overwrite"
             ) from error
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -248,7 +270,7 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return [info for info in splits if info is not None]
 
     def _write(self, split: str, records: Iterable[Record], tally: "Tally") -> Any:
-        """Writes one split; the number of shards, a part of their names, is known only at the end."""
+        """Writes one split; shards are named at the end, as their number is part of the name."""
         template = self._get_filename_template(split_name=split)
         serializer = ExampleSerializer(self.info.features.get_serialized_info())
         folder = Path(self.data_dir)

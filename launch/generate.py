@@ -44,11 +44,13 @@ def main(argv: list[str]) -> None:
     seeds = np.arange(_SEED.value, _SEED.value + _N.value)
     with clips.stopwatch() as watch:
         made = model.generate(_SECONDS.value, seeds, sampling, _CONDITION.value, _PROMPT.value)
-    rate, used = model.codec.config.sample_rate, cli.flag_values(main)
+    rate = model.codec.config.sample_rate
+    seconds = made[1].shape[0] * made[1].shape[1] / rate
+    about = cli.flag_values(main) | {"n": 1, "models": model.about, "speed": watch.speed(seconds)}
     for seed, codes, audio in zip(seeds, *made):
-        about = {**used, "seed": int(seed), "n": 1, "models": model.about}
-        print(clips.write(_OUT.value, f"seed{seed}", audio, rate, codes, about))
-    print(watch.speed(made[1].shape[0] * made[1].shape[1] / rate))
+        clip = about | {"seed": int(seed)}
+        print(clips.write(_OUT.value, f"seed{seed}", audio, rate, codes, clip))
+    print(watch.describe(seconds))
 
 
 if __name__ == "__main__":

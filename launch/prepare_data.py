@@ -14,6 +14,7 @@ if __name__ == "__main__":
     sys.path.pop(0)  # launch/tokenize.py must not shadow the standard library's tokenize
 
 import importlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
@@ -36,7 +37,7 @@ _OPTIONS = {
 }
 
 
-def main(argv: list[str]) -> None:
+def main(argv: Sequence[str]) -> None:
     del argv
     name, _, config = _DATASET.value.partition("/")
     root = Path(mgen.data.__path__[0])

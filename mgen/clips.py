@@ -64,16 +64,15 @@ class Stopwatch:
 
     total = compiling = 0.0
 
-    @property
-    def running(self) -> float:
-        """Seconds without compilation."""
-        return max(self.total - self.compiling, 1e-9)
+    def speed(self, seconds: float) -> float:
+        """Seconds of audio made a second, compilation left out."""
+        return seconds / max(self.total - self.compiling, 1e-9)
 
-    def speed(self, seconds: float) -> str:
+    def describe(self, seconds: float) -> str:
         """One line on `seconds` of audio made in this time."""
         return (
             f"{seconds:.1f} s of audio in {self.total:.1f} s ({self.compiling:.1f} s of them "
-            f"compiling): {seconds / self.running:.2f} s of audio a second"
+            f"compiling): {self.speed(seconds):.2f} s of audio a second"
         )
 
 
@@ -82,9 +81,9 @@ def stopwatch() -> Iterator[Stopwatch]:
     """Times a block; what is dispatched in it must be read back in it."""
     watch = Stopwatch()
 
-    def on_event(event: str, seconds: float, **_: Any) -> None:
+    def on_event(event: str, duration_secs: float, **_: Any) -> None:
         if event.startswith("/jax/core/compile/"):
-            watch.compiling += seconds
+            watch.compiling += duration_secs
 
     jax.monitoring.register_event_duration_secs_listener(on_event)
     start = time.perf_counter()

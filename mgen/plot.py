@@ -51,7 +51,7 @@ def waveform_and_mel(
 
 def stems_page(
     path: str | os.PathLike[str],
-    stems: np.ndarray,
+    stems: Sequence[np.ndarray],
     names: Sequence[str],
     sample_rate: int,
     notes: np.ndarray | None = None,
@@ -61,7 +61,7 @@ def stems_page(
 
     Args:
       path: PNG to write.
-      stems: float [S, T, C].
+      stems: S arrays, float [T, C].
       names: S names.
       sample_rate: Hz.
       notes: float [N, 5] as `Record.notes`, s from the start of `stems`; None draws no rolls.
@@ -77,7 +77,7 @@ def stems_page(
             _draw_roll(axes[index, 1], notes[notes[:, STEM] == index])
             axes[index, 1].set_ylabel("MIDI pitch")
     for axis in axes[-1]:
-        axis.set_xlim(0, stems.shape[1] / sample_rate)
+        axis.set_xlim(0, max(map(len, stems)) / sample_rate)
         axis.set_xlabel("s")
     if title:
         figure.suptitle(title)

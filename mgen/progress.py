@@ -8,7 +8,7 @@ time left, and the fields that the loop wants seen (a loss, a count of failures)
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import Any, Self, TypeVar
 
 from rich.console import Console
@@ -103,7 +103,7 @@ def track(
 ) -> Iterator[Item]:
     """Yields from `iterable` and reports progress; `total` defaults to `len(iterable)` where it has
     one."""
-    if total is None and hasattr(iterable, "__len__"):
+    if total is None and isinstance(iterable, Sized):
         total = len(iterable)
     with Progress(description, total, unit) as progress:
         for item in iterable:

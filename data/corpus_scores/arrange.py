@@ -1,8 +1,9 @@
 """A tune and its chords to four stems: bass, drums, guitar, piano (Slakh2100's four).
 
-Everything that a player would decide is drawn from a generator seeded by the piece's id: whether guitar or piano plays the
-melody (the other accompanies), which patterns the strains take, where fills come. Patterns are strings over the steps of
-a bar, one character a step. Positions are in quarter notes.
+Everything that a player would decide is drawn from a generator seeded by the piece's id: whether
+guitar or piano plays the melody (the other accompanies), which patterns the strains take, where
+fills come. Patterns are strings over the steps of a bar, one character a step. Positions are in
+quarter notes.
 """
 
 import dataclasses
@@ -35,7 +36,9 @@ SCALES = {
 
 @dataclasses.dataclass(frozen=True)
 class Metre:
-    """Patterns of one kind of bar: drums as (kick, snare, cymbal), chords as hits, all of `steps` characters."""
+    """Patterns of one kind of bar: drums as (kick, snare, cymbal), chords as hits, all of `steps`
+    characters.
+    """
 
     steps: int
     drums: tuple[tuple[str, str, str], ...]
@@ -88,7 +91,9 @@ METRES = {2: EIGHT, 4: EIGHT, 6: SIX, 9: NINE, 12: TWELVE}
 
 
 def metre_of(bar: Bar) -> Metre:
-    """Patterns for a bar; metres without patterns of their own get kick on one, snare on the other units."""
+    """Patterns for a bar; metres without patterns of their own get kick on one, snare on the other
+    units.
+    """
     if bar.numerator == 3:
         return THREE if bar.denominator >= 8 else WALTZ
     if bar.numerator in METRES:
@@ -122,7 +127,9 @@ def segments(bar: Bar, chords: Sequence[tuple[float, str]]) -> list[Segment]:
 
 
 def hits(pattern: str, bar: Bar) -> list[tuple[float, float]]:
-    """Onset and length (to the next hit or the bar's end) of the marked steps that fall into the bar."""
+    """Onset and length (to the next hit or the bar's end) of the marked steps that fall into the
+    bar.
+    """
     step = bar_length(bar.numerator, bar.denominator) / len(pattern)
     onsets = [bar.start + step * i for i, mark in enumerate(pattern) if mark == "x"]
     onsets = [onset for onset in onsets if onset < bar.end - 1e-6]
@@ -216,7 +223,9 @@ class Arranger:
         return (low, low + intervals[1], fifth)[index % 3]
 
     def comp(self, bar: Bar, strain: int, last: bool) -> None:
-        """Chords in the strain's rhythm, or broken; a chord that no hit falls on is struck where it begins."""
+        """Chords in the strain's rhythm, or broken; a chord that no hit falls on is struck where it
+        begins.
+        """
         metre = metre_of(bar)
         pattern = metre.comps[int(self.variants[2 + strain] * len(metre.comps))]
         broken = self.arpeggio[strain] and not last
@@ -283,7 +292,8 @@ def arrange(
     key: str,
     seed: str,
 ) -> dict[int, np.ndarray]:
-    """Stem index of `BAND` -> notes [n, 4] of onset, offset, pitch, velocity; the same for the same seed.
+    """Stem index of `BAND` -> notes [n, 4] of onset, offset, pitch, velocity; the same for the same
+    seed.
 
     Args:
       melody: [n, 4], a single line.

@@ -31,11 +31,11 @@ IN_HALVES = ("reel", "hornpipe", "clog", "strathspey", "highland fling", "fling"
 SLOW = ("air", "lament")
 # The same where no type is known: by metre, else by the kind of beat.
 METRE_TEMPI = {(4, 4): 112, (2, 2): 80, (2, 4): 92, (3, 4): 112, (4, 2): 72, (3, 2): 72}
-CHORALE_TEMPI = {(4, 4): 84, (2, 2): 72, (2, 4): 80, (3, 4): 96, (4, 2): 76, (3, 2): 76}
+SCORE_TEMPI = {(4, 4): 88, (2, 2): 72, (2, 4): 84, (3, 4): 100, (4, 2): 76, (3, 2): 76}
 
 
 def default_tempo(score: Score, tunes: bool) -> float:
-    """Quarters a minute for a score that declares none: by tune type, else by its commonest metre."""
+    """Quarters a minute where the score declares none: by tune type, else by commonest metre."""
     metres = [(bar.numerator, bar.denominator) for bar in score.bars]
     metre = max(sorted(set(metres)), key=metres.count)
     beat = beat_length(*metre)
@@ -45,7 +45,7 @@ def default_tempo(score: Score, tunes: bool) -> float:
         elif score.tune_type in SLOW:
             beat = min(beat, 1.5)
         return TYPE_TEMPI[score.tune_type] * beat
-    by_metre = METRE_TEMPI if tunes else CHORALE_TEMPI
+    by_metre = METRE_TEMPI if tunes else SCORE_TEMPI
     return by_metre.get(metre, 100 if tunes else 72) * beat
 
 
@@ -56,10 +56,12 @@ def profile(notes: np.ndarray) -> np.ndarray:
 
 
 def chord_spans(bars: Sequence[Bar], notes: np.ndarray, by_beat: bool) -> list[harmony.Span]:
-    """Spans to harmonise: beats, or half bars (whole bars in triple time); a note on a span's start counts double."""
+    """Spans to harmonise: beats, or half bars (whole bars in triple time); a note on a span's start
+    counts double.
+    """
     spans = []
     for bar in bars:
-        beats = bar.beats
+        beats = [bar.start, *(beat for beat in bar.beats if beat > bar.start + 1e-6)]
         if not by_beat:
             step = 2 if len(beats) % 4 == 0 else 1 if len(beats) == 2 else len(beats)
             beats = beats[::step]
@@ -68,7 +70,7 @@ def chord_spans(bars: Sequence[Bar], notes: np.ndarray, by_beat: bool) -> list[h
             held = shared > 1e-6
             weights = shared[held] * np.where(np.abs(notes[held, 0] - start) < 1e-6, 2.0, 1.0)
             pitches = notes[held, 2].astype(int) % 12
-            first = start == bar.beats[0]
+            first = start == bar.start
             spans.append(harmony.Span(start, np.bincount(pitches, weights, 12), first))
     return spans
 
@@ -76,12 +78,15 @@ def chord_spans(bars: Sequence[Bar], notes: np.ndarray, by_beat: bool) -> list[h
 def find_chords(
     score: Score, notes: np.ndarray, key: str, by_beat: bool
 ) -> list[tuple[float, str]]:
-    """Chords (position, Harte label) that cover the piece from 0: its symbols, else harmonised; "N" before the first."""
+    """Chords (position, Harte label) that cover the piece from 0: its symbols, else harmonised; "N"
+    before the first.
+    """
     if score.chords:
         found = list(score.chords)
     else:
-        bars = [bar for bar in score.bars if not bar.upbeat]
-        spans = chord_spans(bars or score.bars, notes, by_beat)
+        # Nobody accompanies the upbeat of a tune.
+        bars = [bar for bar in score.bars if by_beat or not bar.upbeat] or score.bars
+        spans = chord_spans(bars, notes, by_beat)
         found = list(zip([span.start for span in spans], harmony.harmonise(spans, key)))
     if found[0][0] > 1e-6:
         found.insert(0, (0.0, "N"))
@@ -91,7 +96,9 @@ def find_chords(
 
 
 def merge_parts(parts: Sequence[Part], count: int) -> list[Part]:
-    """At most `count` parts, highest first: neighbours by mean pitch are joined, the closest pair first."""
+    """At most `count` parts, highest first: neighbours by mean pitch are joined, the closest pair
+    first.
+    """
     ordered = sorted(parts, key=lambda part: -part.mean_pitch)
     while len(ordered) > count:
         means = [part.mean_pitch for part in ordered]
@@ -117,7 +124,7 @@ def quartet_slots(parts: Sequence[Part]) -> dict[int, Part]:
 
 
 class Unsuitable(Exception):
-    """A piece that parses but that a config has no use for; `kind` groups them in the build report."""
+    """A piece that a config has no use for; `kind` groups them in the build report."""
 
     def __init__(self, kind: str, reason: str):
         super().__init__(kind, reason)  # as pickle gives them back
@@ -157,8 +164,8 @@ def assemble(score: Score, config: str, **provenance: str) -> Record:
     """A record of config "quartets", "band" or "tunes".
 
     Args:
-      score: the parsed piece; `tunes` reads its first part (of a MIDI file its highest), `band` arranges that, or takes
-        the parts of a MIDI file by program.
+      score: the parsed piece; `tunes` reads its first part (of a MIDI file its highest), `band`
+        arranges that, or takes the parts of a MIDI file by program.
       config: as above.
       **provenance: `id`, `collection`, `licence`, and `composer` where the score names none.
 
@@ -253,10 +260,11 @@ def make_record(
 
 
 def fingerprint(score: Score) -> tuple[str, str]:
-    """Two hashes that transposition, tempo and part order leave alone: of the whole piece, and of its top line's opening.
+    """Two hashes that transposition, tempo and part order leave alone: of the whole piece, and of
+    its top line's opening.
 
-    Equal content means the same notes; equal openings (16 notes: intervals and durations) mean the same theme, such as a
-    chorale in two harmonisations.
+    Equal content means the same notes; equal openings (16 notes: intervals and durations) mean the
+    same theme, such as a chorale in two harmonisations.
     """
     notes = np.concatenate([part.notes for part in score.parts])
     notes = notes[np.lexsort((notes[:, 2], notes[:, 0]))]

@@ -1,8 +1,10 @@
-"""What music21 ships: which files belong to which collection, under which licence, and how they are cut into pieces.
+"""What music21 ships: which files belong to which collection, under which licence, and how they are
+cut into pieces.
 
-music21's `corpus/license.txt` says that the encoders permit distribution and that files may carry restrictions of their own;
-`licence` is what the files (or their folder) say, "music21-corpus" where they say nothing more. Collections that reserve
-rights, forbid commercial use, or whose rights line names a publisher are off by default.
+music21's `corpus/license.txt` says that the encoders permit distribution and that files may carry
+restrictions of their own; `licence` is what the files (or their folder) say, "music21-corpus" where
+they say nothing more. Collections that reserve rights, forbid commercial use, or whose rights line
+names a publisher are off by default.
 """
 
 import dataclasses
@@ -134,7 +136,9 @@ def find_files(collection: Collection, root: Path) -> list[Path]:
 
 
 def work_of(collection: str, relative: Path) -> str:
-    """The work that a score file belongs to: movements share their folder, Bach's chorales their BWV number."""
+    """The work that a score file belongs to: movements share their folder, Bach's chorales their
+    BWV number.
+    """
     if collection.startswith("bach"):
         return f"bach {relative.stem.split('.')[0]}"
     if len(relative.parts) > 2:

@@ -1,7 +1,9 @@
-"""Keys and chords: Krumhansl's key finder, chord symbols to Harte's labels, and the Viterbi harmoniser.
+"""Keys and chords: Krumhansl's key finder, chord symbols to Harte's labels, and the Viterbi
+harmoniser.
 
-Sources: key profiles of Krumhansl and Kessler (1982), correlated as in Krumhansl (1990), chapter 4; chord labels of Harte et al.
-(ISMIR 2005). The harmoniser's costs are ours: they favour the primary chords, changes on bar lines and dominant-tonic ends.
+Sources: key profiles of Krumhansl and Kessler (1982), correlated as in Krumhansl (1990), chapter 4;
+chord labels of Harte et al. (ISMIR 2005). The harmoniser's costs are ours: they favour the primary
+chords, changes on bar lines and dominant-tonic ends.
 """
 
 import dataclasses
@@ -40,9 +42,9 @@ SYMBOL = re.compile(
 )
 SUFFIXES = {
     None: "maj", "maj": "maj", "m": "min", "min": "min", "7": "7", "m7": "min7", "min7": "min7",
-    "maj7": "maj7", "M7": "maj7", "6": "maj6", "m6": "min6", "min6": "min6", "dim": "dim", "o": "dim",
-    "dim7": "dim7", "o7": "dim7", "aug": "aug", "+": "aug", "aug7": "aug", "+7": "aug", "sus": "sus4",
-    "sus4": "sus4", "9": "9",
+    "maj7": "maj7", "M7": "maj7", "6": "maj6", "m6": "min6", "min6": "min6", "dim": "dim",
+    "o": "dim", "dim7": "dim7", "o7": "dim7", "aug": "aug", "+": "aug", "aug7": "aug", "+7": "aug",
+    "sus": "sus4", "sus4": "sus4", "9": "9",
 }  # fmt: skip
 
 # Chords of each mode: (semitones of the root above the tonic, quality, cost of using it).
@@ -85,7 +87,9 @@ MODE_FIFTHS = {
 
 @dataclasses.dataclass
 class Span:
-    """A stretch of time that takes one chord: duration-weighted pitch classes [12], and where its bar begins."""
+    """A stretch of time that takes one chord: duration-weighted pitch classes [12], and where its
+    bar begins.
+    """
 
     start: float
     profile: np.ndarray
@@ -104,7 +108,9 @@ def split_key(key: str) -> tuple[int, str]:
 
 
 def find_key(profile: np.ndarray) -> str:
-    """The major or minor key whose profile correlates best with duration-weighted pitch classes [12]."""
+    """The major or minor key whose profile correlates best with duration-weighted pitch classes
+    [12].
+    """
     best, name = -2.0, "C major"
     if np.ptp(profile) == 0:
         return name
@@ -130,7 +136,9 @@ def spell(root: int, key: str) -> str:
 
 
 def parse_symbol(text: str) -> str | None:
-    """A chord symbol ("Am/c", "E7") as a Harte label without its bass ("A:min", "E:7"); None for other text."""
+    """A chord symbol ("Am/c", "E7") as a Harte label without its bass ("A:min", "E:7"); None for
+    other text.
+    """
     found = SYMBOL.fullmatch(text.strip())
     return f"{found[1]}{found[2]}:{SUFFIXES[found[3]]}" if found else None
 
@@ -174,7 +182,9 @@ def _transitions(chords: Sequence[tuple]) -> np.ndarray:
 
 
 def harmonise(spans: Sequence[Span], key: str) -> list[str]:
-    """One chord of the key a span by Viterbi: notes that fit, primary chords, changes on bar lines, tonic at the ends."""
+    """One chord of the key a span by Viterbi: notes that fit, primary chords, changes on bar lines,
+    tonic at the ends.
+    """
     tonic, mode = split_key(key)
     chords = MODES.get(mode, MAJOR_CHORDS)
     emissions = _emissions(spans, tonic, chords)

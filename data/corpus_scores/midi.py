@@ -27,10 +27,12 @@ def find_files(folder: Path) -> list[Path]:
 
 
 def parse(path: Path) -> Score:
-    """Tracks as parts (drums have program `DRUM_KIT`), bars from the time signatures (4/4 where there are none)."""
+    """Tracks as parts (drums have program `DRUM_KIT`), bars from the time signatures (4/4 where
+    there are none).
+    """
     import symusic
 
-    file = symusic.Score(str(path)).to("quarter")
+    file: Any = symusic.Score(str(path)).to("quarter")  # type: ignore[union-attr]
     parts = [part for part in map(read_track, file.tracks) if len(part.notes)]
     if not parts:
         raise ValueError("no notes")
@@ -65,7 +67,9 @@ def read_track(track: Any) -> Part:
 
 
 def measures(metres: list[tuple[float, int, int]], end: float) -> list[tuple[float, float]]:
-    """Measures (start, length) that fill the piece; a change of metre cuts the bar that it falls into."""
+    """Measures (start, length) that fill the piece; a change of metre cuts the bar that it falls
+    into.
+    """
     found = []
     changes = [start for start, _, _ in metres[1:]] + [end]
     for (start, numerator, denominator), stop in zip(metres, changes):
@@ -78,13 +82,15 @@ def measures(metres: list[tuple[float, int, int]], end: float) -> list[tuple[flo
 
 
 def band_slots(score: Score) -> tuple[dict[int, np.ndarray], np.ndarray]:
-    """Stems of `band` by program class, and their programs: the one with most notes. Other tracks are left out."""
+    """Stems of `band` by program class, and their programs: the one with most notes. Other tracks
+    are left out.
+    """
     members: dict[int, list[Part]] = {}
     for part in score.parts:
         if part.program == DRUM_KIT:
             members.setdefault(DRUMS, []).append(part)
-        for slot, programs in SLOT_PROGRAMS.items():
-            if part.program in programs:
+        for slot, family in SLOT_PROGRAMS.items():
+            if part.program in family:
                 members.setdefault(slot, []).append(part)
     programs = np.full(len(BAND), -1, np.int32)
     stems = {}

@@ -1,4 +1,6 @@
-"""Score files to `Score`s through music21: notes with ties merged, repeats expanded, metre, key, tempo, chord symbols."""
+"""Score files to `Score`s through music21: notes with ties merged, repeats expanded, metre, key,
+tempo, chord symbols.
+"""
 
 import re
 from bisect import bisect_left
@@ -6,8 +8,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mgen.data.corpus_scores import chords as harmony
-from mgen.data.corpus_scores.score import VELOCITY, Part, Score, make_bars, note_table
+from mgen.data.corpus_scores.score import (
+    VELOCITY,
+    Part,
+    Score,
+    bar_length,
+    make_bars,
+    note_table,
+)
 
 # music21 asks for the version to know that an accidental holds to the end of its bar.
 ABC_VERSION = "%abc-2.1\n"
@@ -18,8 +29,8 @@ QPM_RANGE = (20.0, 400.0)
 # Words in titles and R: fields; the first that occurs names the type.
 TUNE_TYPES = (
     "slip jig", "slide", "jig", "strathspey", "hornpipe", "clog", "highland fling", "fling", "reel",
-    "waltz", "polka", "mazurka", "minuet", "quadrille", "gavotte", "quick step", "quickstep", "march",
-    "walk around", "lament", "air",
+    "waltz", "polka", "mazurka", "minuet", "quadrille", "gavotte", "quick step", "quickstep",
+    "march", "walk around", "lament", "air",
 )  # fmt: skip
 
 
@@ -61,12 +72,23 @@ def tune_type(tune: str) -> str:
 def clean_title(title: str) -> str:
     """ "BAG OF MEAL, THE." -> "The Bag of Meal"."""
     title = title.strip().rstrip(".").strip()
+    if title.endswith((".mxl", ".xml", ".krn")):  # music21 falls back on the file's name
+        return ""
     article = re.fullmatch(r"(.*), (the|a|an|da|le|la)", title, re.IGNORECASE)
     if article:
         title = f"{article[2]} {article[1]}"
     if title.isupper():
         title = re.sub(r"[A-Za-z]+('[A-Za-z]+)?", lambda word: word[0].capitalize(), title)
     return title
+
+
+def clean_composer(name: str) -> str:
+    """ "J. HAND." -> "J. Hand"; empty for remarks, traditions and the unknown."""
+    # Early music carries the manuscript: "Gratiosus I-Pu 684".
+    name = re.sub(r"\s+[A-Z]{1,2}-[A-Z][a-z]+\b.*", "", name).strip()
+    if re.search(r"(?i)\d|trad|anon|irish|scot|collect|play|unknown|\bfrom\b|\?", name):
+        return ""
+    return clean_title(name)
 
 
 def parse_tune(tune: str) -> Score:
@@ -79,7 +101,7 @@ def parse_tune(tune: str) -> Score:
     stream = converter.parseData(ABC_VERSION + text, format="abc")
     score = from_stream(stream, abc_metre(abc_field(tune, "M")))
     score.title = clean_title(abc_field(tune, "T"))
-    score.composer = abc_field(tune, "C")
+    score.composer = clean_composer(abc_field(tune, "C"))
     score.tune_type = tune_type(tune)
     # music21 invents a tempo where there is none and takes Q: for words.
     declared = TEMPO.search(abc_field(tune, "Q"))
@@ -90,12 +112,21 @@ def parse_tune(tune: str) -> Score:
     return score
 
 
+def parse_voices(tunes: Sequence[str]) -> Score:
+    """An ABC file whose tunes are the voices of one piece."""
+    voices = [parse_tune(tune) for tune in tunes]
+    score = max(voices, key=lambda voice: voice.end)
+    score.parts = [part for voice in voices for part in voice.parts]
+    score.chords = []  # what looks like them are rehearsal letters
+    return score
+
+
 def parse_file(path: Path) -> Score:
-    """A MusicXML, Humdrum or one-tune ABC file."""
+    """A MusicXML or Humdrum file, or an ABC file that holds the voices of one piece."""
     from music21 import converter
 
     if path.suffix == ".abc":
-        return parse_tune(split_tunes(read_text(path))[0])
+        return parse_voices(split_tunes(read_text(path)))
     # music21 would keep pickles of what it parsed in the temporary folder.
     reader = converter.Converter()
     reader.parseFile(str(path), forceSource=True, storePickle=False)
@@ -121,20 +152,23 @@ def from_stream(stream: Any, metre: tuple[int, int] | None = None) -> Score:
     if not parts or not parts[0].recurse().notes:
         raise ValueError("no notes")
     measures = list(parts[0].getElementsByClass("Measure"))
-    starts = [float(measure.offset) for measure in measures]
     end = max(float(part.highestTime) for part in parts)
-    if not measures:
+    if measures:
+        starts = [float(measure.offset) for measure in measures]
+        order = repeats(parts[0], measures)
+    elif metre:  # old music without bar lines
+        starts = np.arange(0, end, bar_length(*metre)).tolist()
+        order = list(range(len(starts)))
+    else:
         raise ValueError("no bar lines")
-    spans = list(zip(starts, [*starts[1:], max(end, starts[-1] + 1e-3)]))
-    order = repeats(parts[0], measures)
-    unfold = Unfolding(spans, order)
+    unfold = Unfolding(list(zip(starts, [*starts[1:], max(end, starts[-1] + 1e-3)])), order)
 
     metres = [
         (start, int(numerator), int(denominator))
         for start, numerator, denominator in unfold.states(metre_marks(parts[0]))
     ]
-    if metre and metres:
-        metres[0] = (0.0, *metre)
+    if metre:
+        metres[:1] = [(0.0, *metre)]
     lines = []
     for part in parts:
         notes = note_table(unfold.notes(merged_notes(part)))
@@ -150,12 +184,12 @@ def from_stream(stream: Any, metre: tuple[int, int] | None = None) -> Score:
         chords=[(start, label) for start, label in unfold.states(chord_symbols(parts[0]))],
         key=declared_key(parts[0]),
         title=clean_title((metadata and (metadata.bestTitle or "")) or ""),
-        composer=(metadata and metadata.composer) or "",
+        composer=clean_composer((metadata and metadata.composer) or ""),
     )
 
 
 class Unfolding:
-    """Moves events from written to sounding positions, once for each time their measure is played."""
+    """Moves events from written to sounding positions, once a time that they are played."""
 
     def __init__(self, spans: Sequence[tuple[float, float]], order: Sequence[int]):
         self.spans, self.order = spans, order
@@ -181,7 +215,9 @@ class Unfolding:
             yield round(onset + shift, 6), round(offset + shift, 6), pitch, velocity
 
     def states(self, marks: Sequence[tuple]) -> list[tuple]:
-        """Marks (position, *value) that hold until the next, moved; a jump back restores what held there."""
+        """Marks (position, *value) that hold until the next, moved; a jump back restores what held
+        there.
+        """
         if not marks:
             return []
         unfolded: list[tuple] = []
@@ -201,8 +237,8 @@ class Unfolding:
 def repeats(part: Any, measures: Sequence[Any]) -> list[int]:
     """Indices of the measures in the order they are played; da capo and dal segno are not followed.
 
-    music21's own expansion goes back to the beginning of the piece where a strain has no sign at its start; tune books
-    mean the beginning of the strain.
+    music21's own expansion goes back to the beginning of the piece where a strain has no sign at
+    its start; tune books mean the beginning of the strain.
     """
     from music21 import spanner
 
@@ -227,8 +263,9 @@ def repeats(part: Any, measures: Sequence[Any]) -> list[int]:
 def playing_order(
     count: int, starts: set[int], ends: dict[int, int], endings: dict[int, set[int]]
 ) -> list[int]:
-    """Order of `count` measures with start signs before `starts`, end signs after `ends` (and how often the strain is
-    played), and `endings`: the passes in which a measure under a bracket is played."""
+    """Order of `count` measures with start signs before `starts`, end signs after `ends` (and how
+    often the strain is played), and `endings`: the passes in which a measure under a bracket is
+    played."""
     order: list[int] = []
     index = start = 0
     turn = 1
@@ -290,13 +327,33 @@ def metre_marks(part: Any) -> list[tuple[float, int, int]]:
 
 
 def tempo_marks(stream: Any) -> list[tuple[float, float]]:
-    """Tempo marks in quarters a minute, words such as "Allegro" as music21 counts them."""
+    """Tempo marks in quarters a minute; where there are none, the words of the first bars and of
+    the title ("Allegro"), as music21 counts them.
+    """
     marks: dict[float, float] = {}
     for mark in stream.flatten().getElementsByClass("MetronomeMark"):
         qpm = mark.getQuarterBPM()
         if qpm:
             marks.setdefault(float(mark.offset), float(qpm))
-    return sorted(marks.items())
+    return sorted(marks.items()) or tempo_words(stream)
+
+
+def tempo_words(stream: Any) -> list[tuple[float, float]]:
+    """The tempo that the longest known word in the opening texts or the title names, if any."""
+    from music21 import tempo
+
+    texts = [str(t.content) for t in stream.flatten().getElementsByClass("TextExpression")[:4]]
+    if stream.metadata:
+        texts += [stream.metadata.movementName or "", stream.metadata.title or ""]
+    for text in texts:
+        known = [
+            word
+            for word in tempo.defaultTempoValues
+            if re.search(rf"\b{re.escape(word)}\b", text.lower())
+        ]
+        if known:
+            return [(0.0, float(tempo.defaultTempoValues[max(known, key=len)]))]
+    return []
 
 
 def valid_tempi(tempi: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -316,7 +373,9 @@ def chord_symbols(part: Any) -> list[tuple[float, str]]:
 
 
 def declared_key(part: Any) -> str:
-    """The first key with a mode, such as "G major" or "A dorian"; empty where there is only a signature."""
+    """The first key with a mode, such as "G major" or "A dorian"; empty where there is only a
+    signature.
+    """
     for found in part.flatten().getElementsByClass("Key"):
         return f"{found.tonic.name.replace('-', 'b')} {found.mode}"
     return ""

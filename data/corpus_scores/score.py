@@ -1,4 +1,6 @@
-"""The plain form of a parsed piece, before it becomes a record. All positions are in quarter notes from the start."""
+"""The plain form of a parsed piece, before it becomes a record. All positions are in quarter notes
+from the start.
+"""
 
 import dataclasses
 from bisect import bisect_right
@@ -11,7 +13,9 @@ VELOCITY = 80  # of notes whose file gives none
 
 @dataclasses.dataclass
 class Part:
-    """One line or staff: notes [n, 4] float64 of onset, offset, MIDI pitch, velocity; sorted by (onset, pitch)."""
+    """One line or staff: notes [n, 4] float64 of onset, offset, MIDI pitch, velocity; sorted by
+    (onset, pitch).
+    """
 
     name: str
     notes: np.ndarray
@@ -26,9 +30,11 @@ class Part:
 
 @dataclasses.dataclass
 class Bar:
-    """A bar as it sounds. `length` differs from the metre's where the bar is an upbeat or is cut short.
+    """A bar as it sounds. `length` differs from the metre's where the bar is an upbeat or is cut
+    short.
 
-    `upbeat` is True for a first bar shorter than its metre: its beats are counted back from its end.
+    `upbeat` is True for a first bar shorter than its metre: its beats are counted back from its
+    end.
     """
 
     start: float
@@ -43,7 +49,9 @@ class Bar:
 
     @property
     def beat(self) -> float:
-        """Length of a beat: a dotted unit in compound metres, a half note in 4/4 only when it is written 2/2."""
+        """Length of a beat: a dotted unit in compound metres, a half note in 4/4 only when it is
+        written 2/2.
+        """
         return beat_length(self.numerator, self.denominator)
 
     @property
@@ -59,7 +67,9 @@ class Bar:
 
 @dataclasses.dataclass
 class Score:
-    """A piece: parts, tempo marks (position, quarters a minute), bars, chord symbols (position, Harte label)."""
+    """A piece: parts, tempo marks (position, quarters a minute), bars, chord symbols (position,
+    Harte label).
+    """
 
     parts: list[Part]
     bars: list[Bar]
@@ -91,7 +101,8 @@ def bar_length(numerator: int, denominator: int) -> float:
 def make_bars(
     measures: Iterable[tuple[float, float]], metres: Sequence[tuple[float, int, int]]
 ) -> list[Bar]:
-    """Bars from written measures (start, length): two fragments either side of a repeat sign are one bar.
+    """Bars from written measures (start, length): two fragments either side of a repeat sign are
+    one bar.
 
     Args:
       measures: in order, without gaps.
@@ -120,7 +131,9 @@ def make_bars(
 
 
 def note_table(notes: Iterable[tuple[float, float, float, float]]) -> np.ndarray:
-    """Sorted notes [n, 4]; a note that begins while the same pitch sounds ends it (one key, one string)."""
+    """Sorted notes [n, 4]; a note that begins while the same pitch sounds ends it (one key, one
+    string).
+    """
     table = np.array(sorted(set(notes), key=lambda n: (n[0], n[2], n[1])), np.float64).reshape(
         -1, 4
     )
@@ -140,7 +153,9 @@ def note_table(notes: Iterable[tuple[float, float, float, float]]) -> np.ndarray
 
 
 def skyline(notes: np.ndarray) -> np.ndarray:
-    """The single line of the highest notes: at each onset the highest pitch, cut where the next begins."""
+    """The single line of the highest notes: at each onset the highest pitch, cut where the next
+    begins.
+    """
     line: list[np.ndarray] = []
     for note in notes[np.lexsort((-notes[:, 2], notes[:, 0]))]:
         if line and note[0] - line[-1][0] < 1e-6:
@@ -152,7 +167,9 @@ def skyline(notes: np.ndarray) -> np.ndarray:
 
 
 class Clock:
-    """Quarter notes to seconds, from tempo marks (position, quarters a minute); the first holds from the start."""
+    """Quarter notes to seconds, from tempo marks (position, quarters a minute); the first holds
+    from the start.
+    """
 
     def __init__(self, tempi: Sequence[tuple[float, float]]):
         self.positions = np.array([0.0, *(position for position, _ in tempi[1:])])

@@ -1,4 +1,6 @@
-"""Splits by work: what is alike is joined first, then each collection is cut 90/5/5 in the order of a hash."""
+"""Splits by work: what is alike is joined first, then each collection is cut 90/5/5 in the order of
+a hash.
+"""
 
 import collections
 import re
@@ -25,7 +27,9 @@ def title_key(title: str) -> str | None:
 
 
 def components(keys: Mapping[str, Iterable[Hashable]]) -> list[list[str]]:
-    """Groups of ids that share a key, directly or through others; ids sorted within, groups by first id."""
+    """Groups of ids that share a key, directly or through others; ids sorted within, groups by
+    first id.
+    """
     parent = {name: name for name in keys}
 
     def root(name: str) -> str:
@@ -76,7 +80,7 @@ def assign(groups: Sequence[Sequence[str]], collection: Mapping[str, str]) -> di
             split.update(dict.fromkeys(group, name))
     # A handful of pieces still gets something to evaluate on.
     for name in SPLITS[1:]:
-        spare = [group for group in order if split[group[0]] == "train"]
+        spare: list[Sequence[str]] = [group for group in order if split[group[0]] == "train"]
         if name not in split.values() and len(spare) > 1:
-            split.update(dict.fromkeys(min(spare[:-1], key=len), name))
+            split.update(dict.fromkeys(sorted(spare[:-1], key=len)[0], name))
     return split

@@ -70,10 +70,14 @@ class ResidualUnit(nn.Module):
             ("conv_1", conv_layer(config, hidden, features, 1)),
         ]
 
+    @staticmethod
+    def skip(config: CodecConfig, features: int) -> Conv1d:
+        return conv_layer(config, features, features, 1)
+
     def setup(self) -> None:
         self.layers = _attach(self, self.branch(self.config, self.features, self.dilation))
         if self.config.conv_shortcut:
-            self.shortcut = conv_layer(self.config, self.features, self.features, 1)
+            self.shortcut = self.skip(self.config, self.features)
 
     def _skip(self, x: Array) -> Array:
         return self.shortcut(x) if self.config.conv_shortcut else x

@@ -1,12 +1,15 @@
 """Discriminators of neural codecs: which are used, and how large, is a config.
 
-- multi-scale complex STFT (EnCodec, arXiv:2210.13438, section 3.4 and figure 2; filters and windows as released)
-- multi-period waveform (HiFi-GAN, arXiv:2010.05646, section 2.3, with DAC's widths, arXiv:2306.06546, section 3.5)
+- multi-scale complex STFT (EnCodec, arXiv:2210.13438, section 3.4 and figure 2; filters and windows
+  as released)
+- multi-period waveform (HiFi-GAN, arXiv:2010.05646, section 2.3, with DAC's widths,
+  arXiv:2306.06546, section 3.5)
 - multi-band multi-resolution complex STFT (DAC, section 3.5)
-- multi-scale waveform (MelGAN, arXiv:1910.06711, section 2.3; SoundStream, arXiv:2107.03312, section III-D)
+- multi-scale waveform (MelGAN, arXiv:1910.06711, section 2.3; SoundStream, arXiv:2107.03312,
+  section III-D)
 
-Each sub-discriminator maps audio [B, T, C] to logits at some resolution and to the feature maps behind them. Stereo enters as
-input channels.
+Each sub-discriminator maps audio [B, T, C] to logits at some resolution and to the feature maps
+behind them. Stereo enters as input channels.
 """
 
 import dataclasses
@@ -35,7 +38,8 @@ class DiscriminatorConfig:
       stft_filters: their channels.
       stft_slope: their leaky ReLU's slope (0.2 in EnCodec's release, 0.3 in MusicGen's).
       periods: samples, one multi-period discriminator each.
-      period_filters: channels of a multi-period discriminator's layers; all but the last stride by 3.
+      period_filters: channels of a multi-period discriminator's layers; all but the last stride by
+        3.
       band_windows: samples, one multi-band STFT discriminator each.
       band_filters: their channels.
       bands: edges of the bands as fractions of the STFT bins.
@@ -62,7 +66,9 @@ class DiscriminatorConfig:
 
     @classmethod
     def from_config(cls, config: ml_collections.ConfigDict) -> "DiscriminatorConfig":
-        """Reads the fields of `config` that are named here (a training config holds others beside them)."""
+        """Reads the fields of `config` that are named here (a training config holds others beside
+        them).
+        """
         names = {field.name for field in dataclasses.fields(cls)}
         values = {name: value for name, value in config.items() if name in names}
         values["bands"] = tuple(tuple(band) for band in values.get("bands", DAC_BANDS))
@@ -80,7 +86,9 @@ class DiscriminatorConfig:
 
 
 def default_config(**overrides: Any) -> ml_collections.ConfigDict:
-    """`DiscriminatorConfig` plus when it trains: from step `start`, on every `update_every`-th step. No discriminator as it is."""
+    """`DiscriminatorConfig` plus when it trains: from step `start`, on every `update_every`-th
+    step. No discriminator as it is.
+    """
     fields = dataclasses.asdict(DiscriminatorConfig())
     config = ml_collections.ConfigDict({**fields, "start": 0, "update_every": 1})
     config.update(overrides)
@@ -88,9 +96,11 @@ def default_config(**overrides: Any) -> ml_collections.ConfigDict:
 
 
 def recipe(name: str) -> ml_collections.ConfigDict:
-    """The discriminators of a published codec: soundstream, encodec, encodec_32khz, dac, oobleck."""
+    """The discriminators of a published codec: soundstream, encodec, encodec_32khz, dac,
+    oobleck.
+    """
     windows = (2048, 1024, 512, 256, 128)
-    recipes = {
+    recipes: dict[str, dict[str, Any]] = {
         "soundstream": dict(wave_scales=3, stft_windows=(1024,)),
         "encodec": dict(stft_windows=windows),
         "encodec_32khz": dict(stft_windows=windows, stft_slope=0.3),
@@ -104,7 +114,9 @@ def recipe(name: str) -> ml_collections.ConfigDict:
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """What one sub-discriminator says: logits [B, ...] (high is real) and the feature maps of its layers."""
+    """What one sub-discriminator says: logits [B, ...] (high is real) and the feature maps of its
+    layers.
+    """
 
     logits: Array
     features: tuple[Array, ...]
@@ -114,7 +126,9 @@ jax.tree_util.register_dataclass(Verdict, ["logits", "features"], [])
 
 
 class Conv(nn.Module):
-    """N-dimensional convolution over [B, ..., C] with weight normalisation (arXiv:1602.07868) per output channel."""
+    """N-dimensional convolution over [B, ..., C] with weight normalisation (arXiv:1602.07868) per
+    output channel.
+    """
 
     features: int
     kernel: tuple[int, ...]
@@ -149,14 +163,18 @@ class Conv(nn.Module):
 
 
 def fold_periods(audio: Float[Array, "B T C"], period: int) -> Float[Array, "B R P C"]:
-    """Rows of `period` samples; the tail is reflected to fill the last row, by a whole row where it is full already (HiFi-GAN)."""
+    """Rows of `period` samples; the tail is reflected to fill the last row, by a whole row where it
+    is full already (HiFi-GAN).
+    """
     batch, length, channels = audio.shape
     padded = jnp.pad(audio, ((0, 0), (0, period - length % period), (0, 0)), mode="reflect")
     return padded.reshape(batch, -1, period, channels)
 
 
 def band_edges(window: int, bands: Sequence[tuple[float, float]]) -> list[tuple[int, int]]:
-    """First (inclusive) and last (exclusive) STFT bin of each band; bins are truncated as in DAC's release."""
+    """First (inclusive) and last (exclusive) STFT bin of each band; bins are truncated as in DAC's
+    release.
+    """
     bins = window // 2 + 1
     return [(int(low * bins), int(high * bins)) for low, high in bands]
 
@@ -166,8 +184,8 @@ def spectrogram_planes(
 ) -> Float[Array, "B F M 2C"]:
     """Real then imaginary parts as channels, hop window/4.
 
-    `matched` pads by reflection so that there are ceil(T / hop) frames (DAC); otherwise only full frames are taken, scaled by the
-    window's L2 norm (EnCodec).
+    `matched` pads by reflection so that there are ceil(T / hop) frames (DAC); otherwise only full
+    frames are taken, scaled by the window's L2 norm (EnCodec).
     """
     hop = window // 4
     channels_first = jnp.moveaxis(audio, -1, 1)
@@ -184,7 +202,9 @@ def spectrogram_planes(
 
 
 class STFTDiscriminator(nn.Module):
-    """One scale of EnCodec's: 3x9 convolutions over frames and bins, strided by 2 in frequency, dilated 1, 2, 4 in time."""
+    """One scale of EnCodec's: 3x9 convolutions over frames and bins, strided by 2 in frequency,
+    dilated 1, 2, 4 in time.
+    """
 
     window: int
     filters: int
@@ -229,7 +249,9 @@ class PeriodDiscriminator(nn.Module):
 
 
 class BandDiscriminator(nn.Module):
-    """One resolution of DAC's: a stack of 3x9 convolutions a band, their outputs joined along frequency."""
+    """One resolution of DAC's: a stack of 3x9 convolutions a band, their outputs joined along
+    frequency.
+    """
 
     window: int
     filters: int
@@ -252,7 +274,9 @@ class BandDiscriminator(nn.Module):
 
 
 class WaveDiscriminator(nn.Module):
-    """One scale of MelGAN's: four grouped convolutions of stride 4 and kernel 41, four channels a group."""
+    """One scale of MelGAN's: four grouped convolutions of stride 4 and kernel 41, four channels a
+    group.
+    """
 
     filters: int
     max_filters: int
@@ -274,7 +298,9 @@ class WaveDiscriminator(nn.Module):
 
 
 def halve_rate(audio: Float[Array, "B T C"]) -> Float[Array, "B T/2 C"]:
-    """Average over 4 samples with stride 2, as MelGAN lowers the rate; the padding at the ends is left out of the mean."""
+    """Average over 4 samples with stride 2, as MelGAN lowers the rate; the padding at the ends is
+    left out of the mean.
+    """
     return nn.avg_pool(audio, (4,), (2,), padding=((1, 1),), count_include_pad=False)
 
 

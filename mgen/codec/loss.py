@@ -1,20 +1,26 @@
-"""Losses of neural codecs, as pure functions of target x and estimate y, audio [B, T, C] in [-1, 1].
+"""Losses of neural codecs: pure functions of target x and estimate y, audio [B, T, C] in [-1, 1].
 
-With S_w the spectrogram of window w and hop w/4 (frames centred, reflected at the ends) and D_k, D_k^l the logits and the
-features of sub-discriminator k at layer l:
+With S_w the magnitude spectrogram of window w and hop w/4 (frames centred, ends reflected), M_w its
+mel bands, D_k and D_k^l the logits and the features at layer l of sub-discriminator k:
 
     (1) time      mean |x - y|
-    (2) STFT      mean over w of  a mean ||S_w x| - |S_w y||  +  b mean |log|S_w x| - log|S_w y||
-                                  +  c  || |S_w x| - |S_w y| ||_F / || |S_w x| ||_F        arXiv:1910.11480, eqs. 3-6
-    (3) mel       sum over w of   a mean |M_w x - M_w y|  +  b mean |log10 M_w x - log10 M_w y|       DAC, section 3.6
-                                  +  c_w mean over frames of ||log10 M_w x - log10 M_w y||_2    SoundStream, eqs. 5-6
-                                  +  d_w mean (log10 M_w x - log10 M_w y)^2                EnCodec, eq. 1, as released
-    (4) hinge     D: mean over k of mean max(0, 1 - D_k x) + mean max(0, 1 + D_k y)
-                  G: mean over k of mean max(0, 1 - D_k y)                               SoundStream, eqs. 1-2
+    (2) STFT      mean over w of  a mean |S_w x - S_w y|  +  b mean |log S_w x - log S_w y|
+                                  +  c ||S_w x - S_w y||_F / ||S_w x||_F
+    (3) mel       sum over w of   a mean |M_w x - M_w y|
+                                  +  b mean |log10 M_w x - log10 M_w y|
+                                  +  c_w mean over frames of ||log10 M_w x - log10 M_w y||_2
+                                  +  d_w mean (log10 M_w x - log10 M_w y)^2
+    (4) hinge     D: mean over k of  mean max(0, 1 - D_k x) + mean max(0, 1 + D_k y)
+                  G: mean over k of  mean max(0, 1 - D_k y)
     (5) squares   D: sum over k of  mean (1 - D_k x)^2 + mean (D_k y)^2
-                  G: sum over k of  mean (1 - D_k y)^2                                   HiFi-GAN, eqs. 1-2, 5-6
-    (6) features  sum or mean over k, l of mean |D_k^l x - D_k^l y|                      HiFi-GAN, eq. 4
-                  mean over k, l of the same / mean |D_k^l x|                            EnCodec, eq. 2
+                  G: sum over k of  mean (1 - D_k y)^2
+    (6) features  sum or mean over k, l of  mean |D_k^l x - D_k^l y|
+                  mean over k, l of the same / mean |D_k^l x|
+
+(2) Parallel WaveGAN (arXiv:1910.11480), eqs. 3-6; (3) b DAC (arXiv:2306.06546), section 3.6, a and
+c SoundStream (arXiv:2107.03312), eqs. 5-6, a and d EnCodec (arXiv:2210.13438), section 3.4, as
+released; (4) SoundStream, eqs. 1-3; (5) and the sum of (6) HiFi-GAN (arXiv:2010.05646), eqs. 1-6,
+and DAC; the mean of (6) SoundStream, eq. 4; the ratio EnCodec, eq. 2.
 
 Commitment, codebook and KL terms come from the bottleneck; only their weights are here.
 """
@@ -32,19 +38,20 @@ from mgen.audio import mel, stft
 from mgen.codec.discriminators import Verdict
 from mgen.typing import Array, Float
 
-# Terms that reach the generator through its audio; the bottleneck's reach it directly and are never balanced.
+# Terms that reach the generator through its audio; the bottleneck's reach it directly and are never
+# balanced.
 AUDIO_TERMS = ("time_l1", "stft", "mel", "adversarial", "features")
-BOTTLENECK_TERMS = ("commitment", "codebook", "kl")
 
 
 def default_config(**overrides: Any) -> ml_collections.ConfigDict:
     """Weights and forms of all terms; a term of weight 0 costs nothing.
 
-    `adversarial.form`: hinge, hinge_linear (generator side -mean D_k y, as audiocraft trains) or least_squares;
-    `adversarial.ramp`: steps over which its weight grows from 0 once the discriminator trains. `features.form`: relative, mean
-    or sum. `mel.n_mels` is one number for all windows or one each. `mel.alpha`: c_w and d_w of (3) are multiplied by 1 ("one")
-    or by sqrt(w / 2) ("sqrt_half_window"). `balancer.enabled`: weights of the audio terms are shares of the gradient
-    (mgen/codec/balancer.py).
+    `adversarial.form`: hinge, hinge_linear (generator side -mean D_k y, as audiocraft trains) or
+    least_squares; `adversarial.ramp`: steps over which its weight grows from 0 once the
+    discriminator trains. `features.form`: relative, mean or sum. `mel.n_mels` is one number for all
+    windows or one each. `mel.alpha`: c_w and d_w of (3) are multiplied by 1 ("one") or by
+    sqrt(w / 2) ("sqrt_half_window"). `balancer.enabled`: weights of the audio terms are shares of
+    the gradient (mgen/codec/balancer.py).
     """
     config = ml_collections.ConfigDict(
         dict(
@@ -84,7 +91,9 @@ def default_config(**overrides: Any) -> ml_collections.ConfigDict:
 
 
 def recipe(name: str) -> ml_collections.ConfigDict:
-    """Published loss settings: soundstream, encodec_24khz, encodec_48khz, encodec_32khz (MusicGen), dac, oobleck (Stable Audio)."""
+    """Published loss settings: soundstream, encodec_24khz, encodec_48khz, encodec_32khz (MusicGen),
+    dac, oobleck (Stable Audio).
+    """
 
     def encodec(adversarial: float, features: float) -> dict[str, Any]:
         # Sums over seven windows and two terms become EnCodec's mean over both.
@@ -161,8 +170,8 @@ def multi_resolution_stft(
 ) -> Array:
     """(2), natural log; magnitudes are clamped from below at `floor`.
 
-    `a_weighting` multiplies magnitudes by the A curve (IEC 61672-1), where auraloss filters by a short FIR near it. `mid_side`
-    adds L + R and L - R to the channels of stereo.
+    `a_weighting` multiplies magnitudes by the A curve (IEC 61672-1), where auraloss filters by a
+    short FIR near it. `mid_side` adds L + R and L - R to the channels of stereo.
     """
     if mid_side and target.shape[-1] == 2:
         target, estimate = add_mid_side(target), add_mid_side(estimate)
@@ -198,7 +207,8 @@ def multi_scale_mel(
 ) -> Array:
     """(3) on magnitude mel spectrograms, clamped from below at `floor` before log10.
 
-    A window of w samples cannot resolve more than w/2 + 1 bands: narrow windows leave some filters empty, and those add nothing.
+    A window of w samples cannot resolve more than w/2 + 1 bands: narrow windows leave some filters
+    empty, and those add nothing.
     """
     bands = tuple(n_mels) * len(windows) if len(n_mels) == 1 else tuple(n_mels)
     if len(bands) != len(windows):
@@ -276,7 +286,9 @@ def generator_loss(fake: Sequence[Verdict], form: str = "hinge") -> Array:
 def feature_matching(
     real: Sequence[Verdict], fake: Sequence[Verdict], form: str = "relative"
 ) -> Array:
-    """(6): form relative (EnCodec), mean (SoundStream) or sum (HiFi-GAN, DAC). No gradient reaches `real`."""
+    """(6): form relative (EnCodec), mean (SoundStream) or sum (HiFi-GAN, DAC). No gradient reaches
+    `real`.
+    """
     if form not in ("relative", "mean", "sum"):
         raise ValueError(_unknown_form("features", form, "relative, mean, sum"))
     terms = []

@@ -161,7 +161,7 @@ class Codec(nn.Module):
             raise ValueError(f"a codec with bottleneck {self.config.bottleneck!r} has no codes")
 
 
-def init_codec(config: CodecConfig, key: Key) -> dict[str, Any]:
+def init_codec(config: CodecConfig, key: Key) -> Any:
     """Fresh variables {"params": ..., ["codebook": ...]}; works under `jax.jit` and `jax.eval_shape`.
 
     Draws from XLA's own generator: hundreds of small threefry draws would compile for minutes.

@@ -38,7 +38,7 @@ class Quantized(NamedTuple):
 def nearest(x: Float[Array, "N D"], codebook: Float[Array, "V D"]) -> tuple[Array, Array]:
     """Index [N] of the nearest codebook row and the squared distance [N] less |x|^2."""
     products = jnp.matmul(x, codebook.T, precision=jax.lax.Precision.HIGHEST)
-    distances = jnp.sum(jnp.square(codebook), axis=-1) - 2.0 * products
+    distances = jnp.sum(jnp.square(codebook), axis=-1)[None] - 2.0 * products
     codes = jnp.argmin(distances, axis=-1).astype(jnp.int32)
     return codes, jnp.min(distances, axis=-1)
 
@@ -348,7 +348,7 @@ class FactorizedRVQ(nn.Module):
 
 def _project_and_match(residual: Array, params: dict) -> tuple[Array, Array, Array, Array]:
     """Projected residual [B, F, d], codes [B, F], distances [B, F], code vectors [B, F, d]."""
-    projected = residual @ params["in_kernel"] + params["in_bias"]
+    projected = residual @ params["in_kernel"] + params["in_bias"][None, None]
     rows = l2_normalize(projected).reshape(-1, projected.shape[-1])
     codes, distance = nearest(rows, l2_normalize(params["codebook"]))
     codes, distance = (a.reshape(projected.shape[:2]) for a in (codes, distance))
@@ -356,7 +356,7 @@ def _project_and_match(residual: Array, params: dict) -> tuple[Array, Array, Arr
 
 
 def _project_out(vectors: Array, params: dict) -> Array:
-    return vectors @ params["out_kernel"] + params["out_bias"]
+    return vectors @ params["out_kernel"] + params["out_bias"][None, None]
 
 
 def _example_mse(a: Array, b: Array) -> Array:

@@ -109,7 +109,7 @@ class FrozenCodec:
         segments, or a level of the whole signal.
         """
         levels = 0 if latents else self._levels_of_codes(num_codebooks)
-        blocks = (self._checked(block) for block in _blocks(audio))
+        blocks: Iterator[ndarray] = (self._checked(block) for block in _blocks(audio))
         if self.config.segment_length:
             return self._encode_segments(blocks, levels)
         self._require_local()
@@ -164,7 +164,7 @@ class FrozenCodec:
             return tuple(jnp.concatenate(part, axis=1) for part in zip(*parts))  # type: ignore[return-value]
         return _apply(self.model, _encode_whole, (codebooks,), self.variables, audio)
 
-    def _decode(self, x: Array, levels: Array | None) -> Array:
+    def _decode(self, x: Array | ndarray, levels: Array | ndarray | None) -> Array:
         if not self.config.segment_length:
             levels = jnp.ones((x.shape[0], 1)) if levels is None else jnp.asarray(levels)
             return _apply(self.model, _decode_whole, (), self.variables, x, levels[:, 0])

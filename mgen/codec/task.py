@@ -1,8 +1,9 @@
 """Training a codec: generator and discriminator in one jitted step.
 
-The generator runs forward once. Each loss gives its gradient at the output audio; their weighted (or balanced) sum is pulled
-back through the generator together with the bottleneck's own terms. The discriminator is stepped on the same output with the
-gradient stopped; both sides see the parameters from before the step (simultaneous descent), so its forward pass is shared too.
+The generator runs forward once. Each loss gives its gradient at the output audio; their weighted
+(or balanced) sum is pulled back through the generator together with the bottleneck's own terms. The
+discriminator is stepped on the same output with the gradient stopped; both sides see the parameters
+from before the step (simultaneous descent), so its forward pass is shared too.
 """
 
 import functools
@@ -36,10 +37,12 @@ SILENCE = 1e-6
 
 
 class Task(task.Task):
-    """A codec with its losses; `config.discriminator` without any sub-discriminator trains it without a GAN.
+    """A codec with its losses; `config.discriminator` without any sub-discriminator trains it
+    without a GAN.
 
-    `params` is {"generator": ..., "discriminator": ...} (the latter only with a GAN), `opt_state` likewise; `ema` averages the
-    generator alone. `variables` holds the model's collections and, with a balancer, its averages under "balancer".
+    `params` is {"generator": ..., "discriminator": ...} (the latter only with a GAN), `opt_state`
+    likewise; `ema` averages the generator alone. `variables` holds the model's collections and,
+    with a balancer, its averages under "balancer".
     """
 
     family = "codec"
@@ -163,7 +166,9 @@ class Task(task.Task):
     def micro_gradients(
         self, params: Params, variables: Params, batch: Batch, key: Key
     ) -> tuple[Params, Metrics, Params]:
-        """Gradients {"generator", "discriminator"}; `variables` holds the number of the step too."""
+        """Gradients {"generator", "discriminator"}; `variables` holds the number of the step
+        too.
+        """
         target, config = batch["audio"], self.config.loss
 
         def generate(generator: Params) -> tuple[tuple[Array, Array], tuple[CodecOutput, Params]]:
@@ -205,35 +210,33 @@ class Task(task.Task):
     def loss(
         self, params: Params, variables: Params, batch: Batch, key: Key, train: bool
     ) -> tuple[Array, tuple[Metrics, Params]]:
-        """All of the generator's losses but the adversarial ones; `params` are the generator's."""
+        """The generator's losses but the adversarial ones; `params` are the generator's."""
         output, updated = self._apply(params, variables, batch["audio"], key, train)
-        terms = self._reconstruction(batch["audio"])
-        metrics = {name: term(output.audio) for name, term in terms.items()}
-        total = sum(self.config.loss[name].weight * value for name, value in metrics.items())
-        total += self._bottleneck_loss(output)
-        return total, ({**metrics, **self._bottleneck_metrics(output)}, updated)
+        total, metrics = self._losses(batch["audio"], output)
+        return total, (metrics, updated)
 
     def eval_step(self, state: TrainState, batch: Batch, key: Key) -> Metrics:
-        """Losses without the adversarial ones, `si_sdr` in dB (of examples that are not silent) and DAC's `mel_distance`."""
+        """Losses without the adversarial ones, DAC's `mel_distance`, and `si_sdr` in dB over the
+        examples that are not silent.
+        """
         target = batch["audio"]
-        output, _ = self._apply(
-            self.generator_params(state), state.variables, target, key, train=False
-        )
-        metrics = {name: term(output.audio) for name, term in self._reconstruction(target).items()}
-        total = sum(self.config.loss[name].weight * value for name, value in metrics.items())
+        params = self.generator_params(state)
+        output, _ = self._apply(params, state.variables, target, key, train=False)
+        total, metrics = self._losses(target, output)
         x, y = (jnp.moveaxis(audio, -1, 1) for audio in (target, output.audio))
         sounding = jnp.mean(jnp.square(x), axis=-1) > SILENCE
         ratio = jnp.where(sounding, si_sdr(x, y), 0.0)
         return {
             **metrics,
-            **self._bottleneck_metrics(output),
-            "loss": total + self._bottleneck_loss(output),
+            "loss": total,
             "si_sdr": jnp.sum(ratio) / jnp.maximum(jnp.sum(sounding), 1),
             "mel_distance": jnp.mean(mel_distance(x, y, self.codec_config.sample_rate)),
         }
 
     def summaries(self, state: TrainState, batch: Batch, key: Key) -> dict[str, Any]:
-        """The first four examples and their reconstructions: audio, and log-mel pictures one above the other."""
+        """The first four examples and their reconstructions: audio, and log-mel pictures one above
+        the other.
+        """
         target = batch["audio"][:4]
         variables = state.variables
         estimate = self._reconstruct(self.generator_params(state), variables, target, key)
@@ -256,13 +259,20 @@ class Task(task.Task):
         own = {n: v for n, v in variables.items() if n not in ("balancer", "step")}
         rngs = dict(zip(RNG_STREAMS, jax.random.split(key, len(RNG_STREAMS))))
         inputs = {"params": generator, **own}
-        if not train:
-            return self.codec.apply(inputs, audio, train=False, rngs=rngs), variables
-        output, updated = self.codec.apply(inputs, audio, train=True, rngs=rngs, mutable=list(own))
+        output, updated = self.codec.apply(
+            inputs, audio, train=train, rngs=rngs, mutable=list(own) if train else []
+        )
         return output, {**variables, **flax.core.unfreeze(updated)}
 
     def _reconstruction(self, target: Array) -> dict[str, Callable[[Array], Array]]:
         return loss.reconstruction(self.config.loss, self.codec_config.sample_rate, target)
+
+    def _losses(self, target: Array, output: CodecOutput) -> tuple[Array, Metrics]:
+        terms = self._reconstruction(target)
+        metrics = {name: term(output.audio) for name, term in terms.items()}
+        total = sum(self.config.loss[name].weight * value for name, value in metrics.items())
+        total += self._bottleneck_loss(output)
+        return total, {**metrics, **self._bottleneck_metrics(output)}
 
     def _bottleneck_loss(self, output: CodecOutput) -> Array:
         weights = self.config.loss
@@ -290,7 +300,8 @@ class Task(task.Task):
     def _gan(
         self, discriminator: Params, target: Array, estimate: Array, step: Array
     ) -> tuple[Params, Metrics, dict[str, Array], dict[str, Any]]:
-        """The discriminator's gradient; metrics, gradients at the audio and weights of what the generator learns from it.
+        """The discriminator's gradient; metrics, gradients at the audio and weights of the terms
+        that the generator learns from.
 
         All of it is zero, and costs nothing, before `discriminator.start`.
         """
@@ -332,7 +343,7 @@ class Task(task.Task):
 
         verdicts, pull_back = jax.vjp(judge, discriminator, estimate)
         value, at_verdicts = jax.value_and_grad(
-            lambda pair: loss.discriminator_loss(*pair, config.adversarial.form)
+            lambda pair: loss.discriminator_loss(pair[0], pair[1], config.adversarial.form)
         )(verdicts)
 
         def discriminator_gradient() -> Params:
@@ -346,7 +357,7 @@ class Task(task.Task):
 
         terms: dict[str, Callable[[Any], Array]] = {
             "adversarial": lambda pair: loss.generator_loss(pair[1], config.adversarial.form),
-            "features": lambda pair: loss.feature_matching(*pair, config.features.form),
+            "features": lambda pair: loss.feature_matching(pair[0], pair[1], config.features.form),
         }
         metrics = {"discriminator": value}
         metrics |= {n: terms[n](verdicts) for n in terms if config[n].weight}
@@ -370,7 +381,9 @@ def _update(
 
 
 def _mel_picture(audio: Array, sample_rate: int) -> np.ndarray:
-    """First channels [B, T, C] side by side: float [H, W, 3] in [0, 1], 80 dB from black to white."""
+    """First channels [B, T, C] side by side: float [H, W, 3] in [0, 1], 80 dB from black to
+    white.
+    """
     spectrogram = mel.mel_spectrogram(
         audio[..., 0], sample_rate=sample_rate, n_fft=1024, hop=256, n_mels=80
     )

@@ -1,8 +1,8 @@
 """Captions and edit instructions of a record, from seeded templates.
 
-A caption is drawn from the facts that the record holds (metre, key, composer, instruments, number of parts, tempo, density,
-texture); every fact may be dropped, so that a model learns to take few or many. What the record does not hold is never
-mentioned. Equal seeds give equal text.
+A caption is drawn from the facts that the record holds (metre, key, composer, instruments, number
+of parts, tempo, density, texture); every fact may be dropped, so that a model learns to take few or
+many. What the record does not hold is never mentioned. Equal seeds give equal text.
 """
 
 import random
@@ -51,7 +51,7 @@ TEMPO_WORDS = (
 )  # beats a minute
 DENSITY_WORDS = (
     (2.0, ("sparse", "spacious")),
-    (8.0, ("flowing", "steady")),
+    (5.5, ("flowing", "steady")),
     (np.inf, ("busy", "dense")),
 )  # onsets a second in all stems together
 COUNTS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight")
@@ -67,7 +67,7 @@ def program_name(program: int) -> str:
 
 
 def stem_name(record: Record, stem: int) -> str:
-    """What plays stem `stem`: its instrument where the record knows it, else the name of its slot."""
+    """What plays stem `stem`: its instrument where known, else the name of its slot."""
     slot = record.stem_names[stem].replace("_", " ")
     return program_name(int(record.programs[stem])) or slot
 
@@ -139,7 +139,9 @@ def density_word(record: Record, draw: random.Random) -> str:
 
 
 def texture(record: Record) -> str:
-    """ "homophonic" where the parts move together, "polyphonic" where they do not, of voices; else by the slots."""
+    """ "homophonic" where the parts move together, "polyphonic" where they do not, of voices; else
+    by the slots.
+    """
     if not len(record.notes):
         return ""
     stems = np.unique(record.notes[:, STEM]).astype(int)
@@ -200,7 +202,8 @@ def _performance(known: dict[str, str], draw: random.Random) -> str:
 
 
 def captions(record: Record, seed: int, count: int) -> list[str]:
-    """`count` captions of a record, deterministic by (record, seed); the first k do not depend on `count`.
+    """`count` captions of a record, deterministic by (record, seed); the first k do not depend on
+    `count`.
 
     Args:
       record: score or recording; its own `captions` are not looked at.
@@ -227,7 +230,8 @@ def edit_instruction(record: Record, stem: int, seed: int, program: int | None =
       record: the piece.
       stem: index of the stem to insert.
       seed: any integer.
-      program: General MIDI program that plays it, where the loader drew one; None takes the record's.
+      program: General MIDI program that plays it, where the loader drew one; None takes the
+        record's.
 
     Raises:
       ValueError: the record has no such stem.

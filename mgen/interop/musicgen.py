@@ -27,8 +27,8 @@ def lm_config(decoder: Any, condition_width: int | None = None, **overrides: Any
 
     Args:
       decoder: the decoder's config object.
-      condition_width: width of the text encoder (768 for T5-base). None where vectors already have the decoder's width, as
-        `MusicgenForCausalLM` takes them.
+      condition_width: width of the text encoder (768 for T5-base). None where vectors already have
+        the decoder's width, as `MusicgenForCausalLM` takes them.
       overrides: further fields of `LMConfig` (scan, remat, dtype).
 
     Raises:
@@ -36,7 +36,8 @@ def lm_config(decoder: Any, condition_width: int | None = None, **overrides: Any
     """
     if decoder.activation_function not in _ACTIVATIONS:
         raise UserError(
-            f"activation_function is {decoder.activation_function!r}, expected one of {sorted(_ACTIVATIONS)}"
+            f"activation_function is {decoder.activation_function!r}, "
+            f"expected one of {sorted(_ACTIVATIONS)}"
         )
     streams = decoder.num_codebooks
     # Stereo checkpoints interleave left and right codebooks and delay each pair together.
@@ -58,11 +59,13 @@ def lm_config(decoder: Any, condition_width: int | None = None, **overrides: Any
 
 
 def lm_params(config: LMConfig, state: Mapping[str, np.ndarray]) -> Params:
-    """Parameters of `LM` from the weights of `MusicgenForCausalLM` or of `MusicgenForConditionalGeneration`.
+    """Parameters of `LM` from the weights of `MusicgenForCausalLM` or of
+    `MusicgenForConditionalGeneration`.
 
     Args:
       config: from `lm_config`.
-      state: the state dict as numpy arrays; of a conditional model, the text encoder and the codec are ignored.
+      state: the state dict as numpy arrays; of a conditional model, the text encoder and the codec
+        are ignored.
 
     Raises:
       UserError: a weight is missing, of another shape, or has no place.

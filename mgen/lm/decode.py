@@ -1,13 +1,14 @@
 """Cached decoding: weights arranged for it, prefill of a prompt, one step.
 
-On a CPU a step costs what it takes to read every weight once. XLA reads a matrix at memory speed at batch 1 to 16 when it
-stands on the left with its output rows contiguous and the activations are columns, `W [out, in] @ x [in, N]`; with
-activations as rows the same product runs at half that at batch 8. So weights are kept as [out, in], queries, keys and values
-in one matrix and all heads in one, layers unrolled (a scan over stacked weights copies each slice), and
-activations stay [D, N] from the embedding to the logits. The cache is one array a layer, [B, G, C, hd], updated in place.
+On a CPU a step costs what it takes to read every weight once. XLA reads a matrix at memory speed at
+batch 1 to 16 when it stands on the left with its output rows contiguous and the activations are
+columns, `W [out, in] @ x [in, N]`; with activations as rows the same product runs at half that at
+batch 8. So weights are kept as [out, in], queries, keys and values in one matrix and all heads in
+one, layers unrolled (a scan over stacked weights copies each slice), and activations stay [D, N]
+from the embedding to the logits. The cache is one array a layer, [B, G, C, hd], updated in place.
 """
 
-from typing import Any
+from collections.abc import Callable
 
 import flax.struct
 import jax
@@ -16,7 +17,7 @@ import numpy as np
 
 from mgen.lm.model import LMConfig, unstack_layers
 from mgen.nn.attention import cached_attention
-from mgen.nn.embed import offsets, rope, sinusoidal
+from mgen.nn.embed import rope, sinusoidal, sum_rows
 from mgen.nn.transformer import ACTIVATIONS, NORM_EPSILON
 from mgen.typing import Array, Bool, Float, Int, Params
 
@@ -112,6 +113,15 @@ def merge_heads(x: Float[Array, "B H L hd"]) -> Float[Array, "E N"]:
     return x.transpose(1, 3, 0, 2).reshape(x.shape[1] * x.shape[3], -1)
 
 
+def grow_cache(cache: Cache, length: int) -> Cache:
+    """The cache with room for `length` positions."""
+
+    def grow(x: Array) -> Array:
+        return jnp.pad(x, ((0, 0), (0, 0), (0, length - x.shape[2]), (0, 0)))
+
+    return [entry | {"k": grow(entry["k"]), "v": grow(entry["v"])} for entry in cache]
+
+
 def init_cache(
     config: LMConfig, weights: Params, condition: Condition, batch: int, length: int
 ) -> Cache:
@@ -140,71 +150,101 @@ def forward(
     tokens: Int[Array, "B L K"],
     start: Int[Array, ""] | int,
 ) -> tuple[Float[Array, "D N"], Cache]:
-    """Final hidden columns (before the heads) of L new positions that begin at `start`, and the grown cache.
+    """Final hidden columns (before the heads) of L new positions, and the cache with them in it.
 
-    A prefill has `start` = 0, a static zero, and attends to the new positions only; a step has L = 1.
+    Columns are in (batch, position) order. A prefill has `start` = 0, a Python int, and attends to
+    the new positions only; any other call has L = 1 and attends to the cache.
     """
-    batch, length, _ = tokens.shape
-    prefill = isinstance(start, int)
-    positions = start + jnp.arange(length)
-    x = weights["embed"][tokens + offsets(config.token_sizes)].sum(axis=-2)  # [B, L, D]
-    if config.attribute_sizes and condition.attributes is not None:
-        x = x + attribute_embedding(config, weights, condition.attributes)[:, None]
-    if config.positions == "sinusoidal":
-        x = x + sinusoidal(positions, config.dim)
-    x = x.reshape(-1, config.dim).T
-    capacity = length if prefill else cache[0]["k"].shape[2]
-    visible = jnp.arange(capacity) <= positions[:, None]  # [L, C]
-    cross_mask = None if condition.mask is None else condition.mask[:, None]
+    positions = start + jnp.arange(tokens.shape[1])
+    x = embed(config, weights, condition, tokens, positions)
     grown = []
     for layer, entry in zip(weights["layers"], cache):
+        grown.append(entry)
 
-        def attend(h: Array, layer: Params = layer, entry: dict[str, Array] = entry) -> Array:
-            qkv = split_heads(linear(layer["qkv"], h), batch, config.head_dim)
-            query, key, value = jnp.split(
-                qkv, [config.heads, config.heads + entry["k"].shape[1]], axis=1
-            )
-            if config.positions == "rope":
-                query, key = rope(query, positions), rope(key, positions)
-            at = (0, 0, start, 0)
-            entry = entry | {
-                "k": jax.lax.dynamic_update_slice(entry["k"], key, at),
-                "v": jax.lax.dynamic_update_slice(entry["v"], value, at),
-            }
-            grown.append(entry)
-            if not prefill:
-                key, value = entry["k"], entry["v"]
-            out = cached_attention(query, key, value, visible[None])
-            return linear(layer["out"], merge_heads(out))
+        def attend(h: Array, layer: Params = layer) -> Array:
+            out, grown[-1] = self_attention(config, layer, grown[-1], h, start, positions)
+            return out
 
-        def attend_condition(
-            h: Array, layer: Params = layer, entry: dict[str, Array] = entry
-        ) -> Array:
-            query = split_heads(linear(layer["cross_query"], h), batch, config.head_dim)
-            out = cached_attention(query, entry["cross_k"], entry["cross_v"], cross_mask)
-            return linear(layer["cross_out"], merge_heads(out))
+        def attend_condition(h: Array, layer: Params = layer) -> Array:
+            return cross_attention(config, layer, grown[-1], h, condition.mask)
 
         def feed_forward(h: Array, layer: Params = layer) -> Array:
             hidden = ACTIVATIONS[config.activation](linear(layer["ff_in"], h))
             return linear(layer["ff_out"], hidden)
 
-        sublayers: list[tuple[str, Any]] = [("attention_norm", attend)]
+        x = residual(config, layer["attention_norm"], x, attend)
         if "cross_k" in entry:
-            sublayers.append(("cross_attention_norm", attend_condition))
-        for name, sublayer in [*sublayers, ("ff_norm", feed_forward)]:
-            if config.norm_position == "pre":
-                x = x + sublayer(normalise(config, layer[name], x))
-            else:
-                x = normalise(config, layer[name], x + sublayer(x))
+            x = residual(config, layer["cross_attention_norm"], x, attend_condition)
+        x = residual(config, layer["ff_norm"], x, feed_forward)
     if "final_norm" in weights:
         x = normalise(config, weights["final_norm"], x)
     return x, grown
 
 
-def attribute_embedding(
-    config: LMConfig, weights: Params, attributes: Int[Array, "B A"]
-) -> Float[Array, "B D"]:
-    return weights["attributes"][attributes + offsets(config.attribute_sizes)].sum(axis=-2)
+def embed(
+    config: LMConfig,
+    weights: Params,
+    condition: Condition,
+    tokens: Int[Array, "B L K"],
+    positions: Int[Array, " L"],
+) -> Float[Array, "D N"]:
+    x = sum_rows(weights["embed"], tokens, config.token_sizes)  # [B, L, D]
+    if config.attribute_sizes and condition.attributes is not None:
+        table, fields = weights["attributes"], condition.attributes
+        x = x + sum_rows(table, fields, config.attribute_sizes)[:, None]
+    if config.positions == "sinusoidal":
+        x = x + sinusoidal(positions, config.dim)[None]
+    return x.reshape(-1, config.dim).T
+
+
+def residual(
+    config: LMConfig, norm: Params, x: Float[Array, "D N"], layer: Callable[[Array], Array]
+) -> Float[Array, "D N"]:
+    if config.norm_position == "pre":
+        return x + layer(normalise(config, norm, x))
+    return normalise(config, norm, x + layer(x))
+
+
+def self_attention(
+    config: LMConfig,
+    layer: Params,
+    entry: dict[str, Array],
+    x: Float[Array, "D N"],
+    start: Int[Array, ""] | int,
+    positions: Int[Array, " L"],
+) -> tuple[Float[Array, "D N"], dict[str, Array]]:
+    """Attention to the new positions (prefill) or the cache (step), and the grown cache entry."""
+    batch, groups, capacity, width = entry["k"].shape
+    qkv = split_heads(linear(layer["qkv"], x), batch, width)
+    query, key, value = jnp.split(qkv, [config.heads, config.heads + groups], axis=1)
+    if config.positions == "rope":
+        query, key = rope(query, positions), rope(key, positions)
+    at = (0, 0, start, 0)
+    entry = entry | {
+        "k": jax.lax.dynamic_update_slice(entry["k"], key, at),
+        "v": jax.lax.dynamic_update_slice(entry["v"], value, at),
+    }
+    if isinstance(start, int):
+        capacity = len(positions)
+    else:
+        key, value = entry["k"], entry["v"]
+    visible = jnp.arange(capacity)[None] <= positions[:, None]  # [L, C]
+    out = cached_attention(query, key, value, visible[None])
+    return linear(layer["out"], merge_heads(out)), entry
+
+
+def cross_attention(
+    config: LMConfig,
+    layer: Params,
+    entry: dict[str, Array],
+    x: Float[Array, "D N"],
+    mask: Bool[Array, "B C"] | None,
+) -> Float[Array, "D N"]:
+    batch = entry["cross_k"].shape[0]
+    query = split_heads(linear(layer["cross_query"], x), batch, config.head_dim)
+    mask = None if mask is None else mask[:, None]
+    out = cached_attention(query, entry["cross_k"], entry["cross_v"], mask)
+    return linear(layer["cross_out"], merge_heads(out))
 
 
 def step(
@@ -217,5 +257,7 @@ def step(
 ) -> tuple[Float[Array, "B K V"], Cache]:
     """Logits of position `index` from its input column and the cache of the positions before it."""
     x, cache = forward(config, weights, cache, condition, tokens[:, None], index)
-    logits = linear(weights["heads"], x)  # [K V, B]
+    # The barrier keeps XLA from folding the transpose into the product, which then runs ten times
+    # slower on a CPU.
+    logits = jax.lax.optimization_barrier(linear(weights["heads"], x))  # [K V, B]
     return logits.T.reshape(-1, config.num_codebooks, config.codebook_size), cache

@@ -1,9 +1,10 @@
 """Token layouts: in which step of the sequence each code is written.
 
-A layout is data: an integer array `schedule [F, K]`, the step of code (frame f, codebook k). The sequence has K streams, one
-a codebook; a stream with no code at a step holds the special token (index = codebook size). Everything else (the sequence,
-its inverse, the loss mask, which positions a prompt fixes, the number of steps) follows from the schedule, so a new pattern
-is one more entry of `SCHEDULES`. Patterns: Copet et al. 2023 (MusicGen), section 2.2.
+A layout is data: an integer array `schedule [F, K]`, the step of code (frame f, codebook k). The
+sequence has K streams, one a codebook; a stream with no code at a step holds the special token
+(index = codebook size). Everything else (the sequence, its inverse, the loss mask, which positions
+a prompt fixes, the number of steps) follows from the schedule, so a new pattern is one more entry
+of `SCHEDULES`. Patterns: Copet et al. 2023 (MusicGen), section 2.2.
 """
 
 import dataclasses
@@ -58,12 +59,14 @@ SCHEDULES: dict[str, Callable[[int, int, Delays], np.ndarray]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """An invertible map between codes [B, F, K] and the sequence [B, L, K] that a language model predicts.
+    """An invertible map between codes [B, F, K] and the sequence [B, L, K] that a language model
+    predicts.
 
     Attributes:
       name: a key of `SCHEDULES`.
       codebooks: K.
-      special: token of a stream without a code at a step, and of the first input; the codebook size.
+      special: token of a stream without a code at a step, and of the first input; the codebook
+        size.
       delays: steps by which each codebook is late; () stands for 0 .. K-1. Read by "delay" only.
 
     Raises:
@@ -108,13 +111,14 @@ class Layout:
         """The sequence of `codes`, special tokens where there is none."""
         table = self.frames_at(codes.shape[1])
         placed = codes[:, np.maximum(table, 0), np.arange(self.codebooks)]
-        return jnp.where(table >= 0, placed, self.special)
+        return jnp.where(table[None] >= 0, placed, self.special)
 
     def decode(self, sequence: Int[Array, "B L K"], frames: int) -> Int[Array, "B F K"]:
         """Inverse of `encode`."""
         return sequence[:, self.schedule(frames), np.arange(self.codebooks)]
 
     def shift(self, sequence: Int[Array, "B L K"]) -> Int[Array, "B L K"]:
-        """What the model reads to predict `sequence`: a column of special tokens, then all but the last column."""
+        """What the model reads to predict `sequence`: a column of special tokens, then all but the
+        last column."""
         start = jnp.full_like(sequence[:, :1], self.special)
         return jnp.concatenate([start, sequence[:, :-1]], axis=1)

@@ -47,12 +47,21 @@ def masked_mean(values: Float[Array, "B L K"], mask: Bool[Array, "#B L K"]) -> F
     return (values * weight).sum(axis=(0, 1)) / jnp.maximum(weight.sum(axis=(0, 1)), 1.0)
 
 
-def unigram_entropy(counts: Int[np.ndarray, "K V"]) -> Float[np.ndarray, " K"]:
-    """Entropy in nats of each codebook's empirical distribution.
+def unigram_cross_entropy(
+    train_counts: Int[np.ndarray, "K V"], counts: Int[np.ndarray, "K V"]
+) -> Float[np.ndarray, " K"]:
+    """Nats a token, by codebook, that the frequencies of `train_counts` cost on the tokens counted
+    in `counts`: the loss of a model that ignores context.
 
-    On the counts of a data set this is the loss of the best model that ignores context, so a language model that learnt
-    anything lies below it. Empty codebooks give 0.
+    Every code counts one more in training, so that none is impossible. Codebooks with no tokens in
+    `counts` give 0.
     """
-    total = counts.sum(axis=-1, keepdims=True)
-    p = counts / np.maximum(total, 1)
-    return -np.sum(np.where(p > 0, p * np.log(np.where(p > 0, p, 1.0)), 0.0), axis=-1)
+    p = (train_counts + 1) / (train_counts + 1).sum(axis=-1, keepdims=True)
+    return -(counts * np.log(p)).sum(axis=-1) / np.maximum(counts.sum(axis=-1), 1)
+
+
+def unigram_entropy(counts: Int[np.ndarray, "K V"]) -> Float[np.ndarray, " K"]:
+    """Entropy in nats of each codebook's empirical distribution: the least that any model that
+    ignores context can score on the tokens counted. Empty codebooks give 0."""
+    p = counts / np.maximum(counts.sum(axis=-1, keepdims=True), 1)
+    return -(p * np.log(np.where(p > 0, p, 1.0))).sum(axis=-1)

@@ -1,6 +1,7 @@
 """Decoder-only Transformer over K codebook streams: sum of K embeddings in, K heads out.
 
-MusicGen (Copet et al. 2023) is one setting of `LMConfig`: pre-norm, no biases, sinusoidal positions, cross-attention to T5.
+MusicGen (Copet et al. 2023) is one setting of `LMConfig`: pre-norm, no biases, sinusoidal
+positions, cross-attention to T5.
 """
 
 import dataclasses
@@ -31,13 +32,17 @@ class LMConfig:
     """Shape of a token language model. 0 and () stand for "none".
 
     Attributes:
-      num_codebooks, codebook_size: K streams of V codes; token V is the special one (filler and start).
+      num_codebooks, codebook_size: K streams of V codes; token V is the special one (filler and
+        start).
       layout, delays: see `mgen.lm.layouts.Layout`.
       dim, heads, kv_heads, layers, ff: widths and depth; kv_heads = 0 stands for `heads`.
-      activation, norm, norm_position, bias, dropout, dtype, scan, remat: see `mgen.nn.transformer.TransformerConfig`.
+      activation, norm, norm_position, bias, dropout, dtype, scan, remat: see
+        `mgen.nn.transformer.TransformerConfig`.
       positions: "sinusoidal" (added to the embeddings), "rope" or "none".
-      condition_width: width of the vectors that cross-attention reads (768 for T5-base); projected to `dim` where it differs.
-      attribute_sizes: rows of each categorical field; field value 0 is "unknown". Their embeddings are added at every step.
+      condition_width: width of the vectors that cross-attention reads (768 for T5-base); projected
+        to `dim` where it differs.
+      attribute_sizes: rows of each categorical field; field value 0 is "unknown". Their embeddings
+        are added at every step.
     """
 
     num_codebooks: int
@@ -69,7 +74,8 @@ class LMConfig:
                 )
         if self.dim % self.heads or (self.dim // self.heads) % 2:
             raise UserError(
-                f"model.heads is {self.heads}, expected one that splits dim {self.dim} into even widths"
+                f"model.heads is {self.heads}, expected a number that splits dim {self.dim} into "
+                "even widths"
             )
         if self.kv_heads and self.heads % self.kv_heads:
             raise UserError(
@@ -79,7 +85,8 @@ class LMConfig:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], **overrides: Any) -> "LMConfig":
-        """From the `model` part of an experiment config; `UserError` names an unknown or missing field."""
+        """From the `model` part of an experiment config; `UserError` names an unknown or missing
+        field."""
         values = {**dict(config), **overrides}
         fields = {field.name: field for field in dataclasses.fields(cls)}
         for name in values:
@@ -145,7 +152,8 @@ class LM(nn.Module):
         Args:
           tokens: codes, or the special token V.
           attributes: categorical fields; None stands for all unknown.
-          condition: vectors for cross-attention; None skips it, as a fully masked one does in a model without biases.
+          condition: vectors for cross-attention; None skips it, as a fully masked one does in a
+            model without biases.
           condition_mask: True where `condition` holds something; None stands for everywhere.
           train: whether dropout is on (needs the "dropout" generator).
         """
@@ -157,7 +165,7 @@ class LM(nn.Module):
             table = SumEmbed(config.attribute_sizes, config.dim, name="attributes")
             x = x + table(attributes)[:, None]
         if config.positions == "sinusoidal":
-            x = x + sinusoidal(jnp.arange(tokens.shape[1]), config.dim)
+            x = x + sinusoidal(jnp.arange(tokens.shape[1]), config.dim)[None]
         x = nn.Dropout(config.dropout, deterministic=not train)(x)
         memory = self.project(condition, condition_mask) if config.condition_width else None
         x = transformer.Transformer(config.transformer, name="transformer")(

@@ -14,16 +14,20 @@ from mgen.lm.decode import Condition
 from mgen.lm.model import LMConfig
 from mgen.typing import Array, Float, Int, Params
 
+SEGMENT = 512  # steps
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SamplingConfig:
-    """How a token is drawn. A change of a number recompiles nothing, unless it turns a filter or guidance on or off.
+    """How a token is drawn. A change of a number recompiles nothing, unless it turns a filter or
+    guidance on or off.
 
     Attributes:
       temperature: of the softmax; 0 takes the most likely token.
       top_k: only the k most likely tokens may be drawn (and those as likely as the k-th); 0 is off.
       top_p: only the smallest set of most likely tokens with at least this mass; 1 is off.
-      guidance: scale s of classifier-free guidance, logits = u + s (c - u); 1 is off (c alone, at half the cost).
+      guidance: scale s of classifier-free guidance, logits = u + s (c - u); 1 is off (c alone, at
+        half the cost).
 
     Raises:
       UserError: a value out of range.
@@ -108,7 +112,8 @@ class FrozenLM:
 
 
 def generate(config: LMConfig, params: Params, **arguments: Any) -> Int[Array, "B F K"]:
-    """`FrozenLM.generate` on the parameters of `LM`; freeze once instead where it is called often."""
+    """`FrozenLM.generate` on the parameters of `LM`; freeze once instead where it is called
+    often."""
     return FrozenLM.from_trained(config, params).generate(**arguments)
 
 
@@ -140,7 +145,8 @@ def _check(
         or (condition.shape[0], condition.shape[2]) != (batch, config.condition_width)
     ):
         raise UserError(
-            f"condition: shape is {condition.shape}, expected ({batch}, length, {config.condition_width})"
+            f"condition: shape is {condition.shape}, "
+            f"expected ({batch}, length, {config.condition_width})"
         )
 
 
@@ -171,7 +177,11 @@ def _generate(
     def double(x: Array) -> Array:
         return jnp.concatenate([x, x]) if guided else x
 
-    cache = decode.init_cache(config, weights, condition, batch * (1 + guided), steps)
+    # Attention reads the whole cache, so a long generation runs in segments, each with a longer
+    # one.
+    ends = [*range(SEGMENT, steps, SEGMENT), steps]
+    ends = [end for end in ends if end > first]
+    cache = decode.init_cache(config, weights, condition, batch * (1 + guided), ends[0])
     if first:
         _, cache = decode.forward(config, weights, cache, condition, double(inputs[:, :first]), 0)
 
@@ -183,13 +193,15 @@ def _generate(
             logits = unconditional + sampling["guidance"] * (conditional - unconditional)
         keys = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), index))(seeds)
         drawn = sample_tokens(keys, logits, sampling, filters)
-        column = jnp.where(jnp.asarray(free)[index], drawn, sequence[:, index])
+        column = jnp.where(jnp.asarray(free)[index][None], drawn, sequence[:, index])
         sequence = jax.lax.dynamic_update_slice(sequence, column[:, None], (0, index, 0))
         return sequence, column, cache
 
     carry = (sequence, inputs[:, first], cache)
-    sequence, _, _ = jax.lax.fori_loop(first, steps, body, carry)
-    return layout.decode(sequence, frames)
+    for start, end in zip([first, *ends], ends):
+        carry = (*carry[:2], decode.grow_cache(carry[2], end))
+        carry = jax.lax.fori_loop(start, end, body, carry)
+    return layout.decode(carry[0], frames)
 
 
 def sample_tokens(
@@ -198,7 +210,8 @@ def sample_tokens(
     sampling: dict[str, Array],
     filters: tuple[bool, bool],
 ) -> Int[Array, "B K"]:
-    """One token a stream: temperature, then top-k, then top-p, then a draw by the Gumbel-max rule."""
+    """One token a stream: temperature, then top-k, then top-p, then a draw by the Gumbel-max
+    rule."""
     temperature = sampling["temperature"]
     keep_k, keep_p = filters
     if keep_k:
@@ -234,15 +247,18 @@ def top_p_filter(
 
 
 def _ordered(x: Float[Array, "*B V"]) -> Array:
-    """uint32 in the order of the floats: flips the sign bit of positives and all bits of negatives."""
+    """uint32 in the order of the floats: flips the sign bit of positives and all bits of
+    negatives."""
     bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
     return jnp.where(bits >> 31, ~bits, bits | jnp.uint32(1 << 31))
 
 
 def _largest(holds: Any, shape: tuple[int, ...]) -> Array:
-    """The largest uint32 for which `holds`, true up to some point and false after it, by its bits from the top.
+    """The largest uint32 for which `holds`, true up to some point and false after it, by its bits
+    from the top.
 
-    Exact, and free of `lax.top_k` (which exported programs cannot carry) and of a sort of the whole vocabulary.
+    Exact, and free of `lax.top_k` (which exported programs cannot carry) and of a sort of the whole
+    vocabulary.
     """
 
     def bit(i: Array, t: Array) -> Array:

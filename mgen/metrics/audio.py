@@ -62,15 +62,12 @@ def mel_distance(
     Returns:
       float32 [...].
     """
-
-    def log_mel(x: Array, window: int, n_mels: int) -> Array:
-        spectrum = mel.mel_spectrogram(
-            x, sample_rate=sample_rate, n_fft=window, hop=window // 4, n_mels=n_mels
-        )
-        return jnp.log10(jnp.maximum(spectrum, MEL_FLOOR))
-
+    pair = jnp.stack([reference, estimate])
     distance = jnp.zeros(reference.shape[:-1], jnp.float32)
     for window, n_mels in zip(windows, bands, strict=True):
-        difference = log_mel(reference, window, n_mels) - log_mel(estimate, window, n_mels)
-        distance += jnp.abs(difference).mean(axis=(-2, -1))
+        spectra = mel.mel_spectrogram(
+            pair, sample_rate=sample_rate, n_fft=window, hop=window // 4, n_mels=n_mels
+        )
+        logs = jnp.log10(jnp.maximum(spectra, MEL_FLOOR))
+        distance += jnp.abs(logs[0] - logs[1]).mean(axis=(-2, -1))
     return distance

@@ -27,7 +27,7 @@ NAMES = (*PLAIN, "snake", "snake_beta")
 
 
 class Activation(nn.Module):
-    """The activation called `kind` (one of `NAMES`) on [..., C] with C = `features`. Stateless, so a stream is its offline self."""
+    """The activation called `kind` (one of `NAMES`) on [B, T, C] with C = `features`. Stateless, so a stream is its offline self."""
 
     kind: str
     features: int
@@ -41,15 +41,17 @@ class Activation(nn.Module):
         elif self.kind not in PLAIN:
             raise ValueError(f"activation {self.kind!r}, expected one of {NAMES}")
 
-    def __call__(self, x: Float[Array, "*B C"]) -> Float[Array, "*B C"]:
+    def __call__(self, x: Float[Array, "B T C"]) -> Float[Array, "B T C"]:
         if self.kind == "snake":
             frequency = magnitude = self.alpha
         elif self.kind == "snake_beta":
             frequency, magnitude = jnp.exp(self.log_alpha), jnp.exp(self.log_beta)
         else:
             return PLAIN[self.kind](x)
-        sine = jnp.sin(frequency.astype(x.dtype) * x)
-        return x + (1.0 / (magnitude + SNAKE_EPS)).astype(x.dtype) * sine * sine
+        frequency, gain = (
+            v.astype(x.dtype)[None, None] for v in (frequency, 1.0 / (magnitude + SNAKE_EPS))
+        )
+        return x + gain * jnp.square(jnp.sin(frequency * x))
 
     def init_state(self, batch: int) -> State:
         del batch

@@ -9,12 +9,14 @@ from mgen.typing import Array, Bool, Float
 
 
 class Attention(nn.Module):
-    """Self- or cross-attention with grouped keys and values (Vaswani et al. 2017; Ainslie et al. 2023).
+    """Self- or cross-attention with grouped keys and values (Vaswani et al. 2017; Ainslie et al.
+    2023).
 
     Softmax runs in float32 whatever `dtype` is.
 
     Attributes:
-      heads, kv_heads, head_dim: query heads, key-value heads (a divisor of `heads`), width of a head.
+      heads, kv_heads, head_dim: query heads, key-value heads (a divisor of `heads`), width of a
+        head.
       bias: whether the four projections have one.
       causal: position l sees positions <= l; self-attention only.
       rotary: rotary positions on queries and keys; self-attention only.
@@ -36,7 +38,8 @@ class Attention(nn.Module):
         memory: Float[Array, "B C W"] | None = None,
         mask: Bool[Array, "B C"] | None = None,
     ) -> Float[Array, "B L D"]:
-        """Attends from `x` to `memory` (to itself where None); `mask` is True at the positions that may be seen."""
+        """Attends from `x` to `memory` (to itself where None); `mask` is True at the positions that
+        may be seen."""
 
         def project(name: str, heads: int) -> nn.DenseGeneral:
             return nn.DenseGeneral(
@@ -68,7 +71,8 @@ def cached_attention(
     value: Float[Array, "B G C hd"],
     mask: Bool[Array, "#B #L C"] | None = None,
 ) -> Float[Array, "B H L hd"]:
-    """Attention over keys and values held heads-first, as a cache keeps them so that no step copies it.
+    """Attention over keys and values held heads-first, as a cache keeps them so that no step copies
+    it.
 
     Args:
       query: H heads, a multiple of the G key-value heads.

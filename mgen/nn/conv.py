@@ -99,7 +99,7 @@ class Conv1d(nn.Module):
             dimension_numbers=("NWC", "WIO", "NWC"),
         )
         if self.use_bias:
-            y = y + self.bias.astype(self.dtype)
+            y = y + self.bias.astype(self.dtype)[None, None]
         return self.group_norm(y) if self.norm == "time_group" else y
 
     def init_state(self, batch: int) -> State:
@@ -171,7 +171,7 @@ class ConvTranspose1d(nn.Module):
         self.bias = self.param("bias", nn.initializers.zeros, (self.features,))
 
     def __call__(self, x: Float[Array, "B F I"]) -> Float[Array, "B T O"]:
-        y = self._full(x) + self.bias.astype(self.dtype)
+        y = self._full(x) + self.bias.astype(self.dtype)[None, None]
         if self.norm == "time_group":
             y = self.group_norm(y)
         left, right = self.trim
@@ -186,11 +186,12 @@ class ConvTranspose1d(nn.Module):
         kernel = jnp.pad(kernel, ((0, taps * self.stride - self.kernel_size), (0, 0), (0, 0)))
         kernel = kernel.reshape(taps, self.stride, self.in_features, self.features)[::-1]
         kernel = kernel.transpose(0, 2, 1, 3).reshape(taps, self.in_features, -1)
+        # Padded outside: the kernel gradient of a padded convolution is 25 times slower on the CPU.
         y = jax.lax.conv_general_dilated(
-            x.astype(self.dtype),
+            jnp.pad(x.astype(self.dtype), ((0, 0), (taps - 1, taps - 1), (0, 0))),
             kernel.astype(self.dtype),
             (1,),
-            [(taps - 1, taps - 1)],
+            "VALID",
             dimension_numbers=("NWC", "WIO", "NWC"),
         )
         y = y.reshape(x.shape[0], -1, self.features)
@@ -206,4 +207,4 @@ class ConvTranspose1d(nn.Module):
         y = self._full(block)
         y = y.at[:, : state.shape[1]].add(state)
         length = block.shape[1] * self.stride
-        return y[:, length:], y[:, :length] + self.bias.astype(self.dtype)
+        return y[:, length:], y[:, :length] + self.bias.astype(self.dtype)[None, None]

@@ -30,5 +30,5 @@ class TimeGroupNorm(nn.Module):
         x32 = x.astype(jnp.float32)
         mean = jnp.mean(x32, axis=(1, 2), keepdims=True)
         variance = jnp.mean(jnp.square(x32 - mean), axis=(1, 2), keepdims=True)
-        y = (x32 - mean) / jnp.sqrt(variance + GROUP_NORM_EPS) * self.scale + self.bias
-        return y.astype(x.dtype)
+        y = (x32 - mean) / jnp.sqrt(variance + GROUP_NORM_EPS)
+        return (y * self.scale[None, None] + self.bias[None, None]).astype(x.dtype)

@@ -53,7 +53,7 @@ class ResidualLSTM(nn.Module):
         for weights, carry in zip(self.weights, state):
             kernel = weights["hidden_kernel"].astype(self.dtype)
             bias = (weights["input_bias"] + weights["hidden_bias"]).astype(self.dtype)
-            gates = y @ weights["input_kernel"].astype(self.dtype) + bias
+            gates = y @ weights["input_kernel"].astype(self.dtype) + bias[None, None]
 
             def advance(carry: Array, gates: Array, kernel: Array = kernel) -> tuple:
                 hidden, cell = carry
@@ -63,6 +63,7 @@ class ResidualLSTM(nn.Module):
                 hidden = jax.nn.sigmoid(o) * jnp.tanh(cell)
                 return jnp.stack([hidden, cell]), hidden.astype(self.dtype)
 
+            outputs: Array
             carry, outputs = jax.lax.scan(advance, carry, gates.swapaxes(0, 1), unroll=UNROLL)
             carries.append(carry)
             y = outputs.swapaxes(0, 1)

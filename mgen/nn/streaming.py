@@ -36,8 +36,8 @@ def run_stream(
     step: str = "step",
 ) -> Array:
     """Feeds `x` to `module` in blocks of `sizes`; returns the outputs joined along time."""
-    state = module.apply(variables, x.shape[0], method=init_state)
-    outputs = []
+    state: Any = module.apply(variables, x.shape[0], method=init_state)
+    outputs: list[Any] = []
     for block in split_blocks(x, sizes):
         state, output = module.apply(variables, state, block, method=step)
         outputs.append(output)
@@ -62,7 +62,7 @@ def verify_streaming(
     largest entry of each.
     """
 
-    def whole(variables: Any, x: Array) -> Array:
+    def whole(variables: Any, x: Array) -> Any:
         return module.apply(variables, x, method=offline)
 
     def blocks(variables: Any, x: Array) -> Array:

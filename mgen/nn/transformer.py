@@ -28,7 +28,8 @@ class TransformerConfig:
     """Shape of a stack of blocks.
 
     Attributes:
-      dim, heads, kv_heads, layers, ff: widths D, H, key-value heads, depth, hidden width of the feed-forward.
+      dim, heads, kv_heads, layers, ff: widths D, H, key-value heads, depth, hidden width of the
+        feed-forward.
       activation: a name of `ACTIVATIONS`.
       norm: "layer" or "rms".
       norm_position: "pre" (a final norm follows the last block) or "post".
@@ -37,8 +38,10 @@ class TransformerConfig:
       cross: whether each block attends to a memory.
       dropout: rate on the output of each sub-layer.
       dtype: compute dtype; parameters stay float32.
-      scan: one traced block scanned over stacked parameters (compiles in O(1) of the depth), or unrolled blocks.
-      remat: "none", or what is kept for the backward pass: "full" (nothing) or "dots" (outputs of matmuls).
+      scan: one traced block scanned over stacked parameters (compiles in O(1) of the depth), or
+        unrolled blocks.
+      remat: "none", or what is kept for the backward pass: "full" (nothing) or "dots" (outputs of
+        matmuls).
     """
 
     dim: int
@@ -69,7 +72,8 @@ def make_norm(config: TransformerConfig, name: str) -> nn.Module:
 
 
 class Block(nn.Module):
-    """Self-attention, cross-attention where configured, feed-forward; each with a norm, dropout and a residual."""
+    """Self-attention, cross-attention where configured, feed-forward; each with a norm, dropout and
+    a residual."""
 
     config: TransformerConfig
     train: bool = False
@@ -82,7 +86,7 @@ class Block(nn.Module):
         mask: Bool[Array, "B C"] | None,
     ) -> tuple[Float[Array, "B L D"], None]:
         config = self.config
-        heads = dict(
+        heads: dict[str, Any] = dict(
             heads=config.heads,
             kv_heads=config.kv_heads,
             head_dim=config.dim // config.heads,
@@ -98,7 +102,7 @@ class Block(nn.Module):
             return norm(x + drop(layer(x)))
 
         def feed_forward(x: Array) -> Array:
-            dense = dict(use_bias=config.bias, dtype=config.dtype)
+            dense: dict[str, Any] = dict(use_bias=config.bias, dtype=config.dtype)
             hidden = nn.Dense(config.ff, name="ff_in", **dense)(x)
             return nn.Dense(config.dim, name="ff_out", **dense)(
                 ACTIVATIONS[config.activation](hidden)
@@ -113,7 +117,8 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """A stack of blocks. Parameters are stacked under "layers" with scan, else under "layers_0", "layers_1", ..."""
+    """A stack of blocks. Parameters are stacked under "layers" with scan, else under "layers_0",
+    "layers_1", ..."""
 
     config: TransformerConfig
 
@@ -147,7 +152,8 @@ class Transformer(nn.Module):
 
 
 def unstack_layers(params: Params) -> Params:
-    """Parameters of an unrolled `Transformer` from those of a scanned one; already unrolled ones pass through."""
+    """Parameters of an unrolled `Transformer` from those of a scanned one; already unrolled ones
+    pass through."""
     if "layers" not in params:
         return params
     rest = {name: value for name, value in params.items() if name != "layers"}

@@ -1,0 +1,60 @@
+"""Tiny language model over the tokens of configs/codec/tiny_16khz.py, guided by classes.
+
+  python launch/train.py --config=configs/lm/tiny.py --workdir=out/lm --config.data.dataset=TOKENS
+
+`:smoke` runs in seconds.
+"""
+
+import ml_collections
+
+from mgen.inputs import attributes
+from mgen.train import loop, optim
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+    smoke = arg == "smoke"
+    config = ml_collections.ConfigDict(
+        dict(
+            family="lm",
+            seed=0,
+            codec=dict(codebooks=4, codebook_size=512, frame_rate=50.0, sample_rate=16000),
+            model=dict(
+                layout="delay",
+                dim=32 if smoke else 192,
+                heads=2 if smoke else 6,
+                layers=2 if smoke else 4,
+                ff=64 if smoke else 768,
+                positions="rope",
+                attribute_sizes=attributes.sizes(),
+                scan=False,
+            ),
+            loss=dict(
+                z_loss=1e-4, label_smoothing=0.0, condition_dropout=0.1, attribute_dropout=0.1
+            ),
+            data=dict(
+                dataset="",
+                view="tokens",
+                train_split="train",
+                eval_split="validation",
+                seconds=1.0 if smoke else 6.0,
+                batch_size=2 if smoke else 4,
+                workers=0,
+            ),
+            optim=optim.default_config(
+                learning_rate=2e-3,
+                schedule="cosine",
+                warmup=2 if smoke else 100,
+                weight_decay=0.05,
+                end_factor=0.05,
+                clip=1.0,
+            ),
+            train=loop.default_config(
+                steps=4 if smoke else 1800,
+                eval_every=4 if smoke else 600,
+                save_every=2 if smoke else 300,
+                log_every=2 if smoke else 50,
+                eval_batches=2 if smoke else 16,
+            ),
+        )
+    )
+    return config.lock()

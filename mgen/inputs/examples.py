@@ -1,0 +1,176 @@
+"""One example of a batch: crop, render or decode, augment. `pipeline` maps these over the order of the records.
+
+Picklable callables (Grain's workers get copies) of (g, (source, index)), where g numbers the examples of the run.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from mgen.audio import io
+from mgen.errors import UserError
+from mgen.inputs import render, tokens, transforms
+from mgen.inputs.record import Record
+from mgen.inputs.records import RecordSource
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """index -> (source, index)."""
+
+    source: int
+
+    def __call__(self, index: int) -> tuple[int, int]:
+        return self.source, int(index)
+
+
+def usable(source: Any, config: Any) -> range | list[int]:
+    """Indices of the pieces that a crop can be taken from: token sequences shorter than a crop are left out.
+
+    Raises:
+      UserError: all of them are.
+    """
+    if not isinstance(source, tokens.TokenSource):
+        return range(len(source))
+    length = crop_frames(source, config.seconds)
+    found = np.flatnonzero(source.frames >= length).tolist()
+    if not found:
+        raise UserError(
+            f"{source.folder}: the longest piece of split {source.split!r} has {source.frames.max()} frames,"
+            f" expected {length} for data.seconds={config.seconds}"
+        )
+    return found
+
+
+def crop_frames(source: tokens.TokenSource, seconds: float) -> int:
+    """Frames of a crop."""
+    return max(1, round(seconds * source.manifest["frame_rate"]))
+
+
+@dataclasses.dataclass(frozen=True)
+class CodesExample:
+    """{"codes": int32 [F, K], "attributes": int32 [A]}, a random crop."""
+
+    sources: list[tokens.TokenSource]
+    config: dict[str, Any]
+    seed: int
+
+    def __call__(self, g: int, pair: tuple[int, int]) -> dict[str, np.ndarray]:
+        rng = np.random.default_rng([self.seed, g])
+        source = self.sources[pair[0]]
+        piece = source[pair[1]]
+        length = crop_frames(source, self.config["seconds"])
+        start = int(rng.integers(len(piece["codes"]) - length + 1))
+        return {"codes": piece["codes"][start : start + length], "attributes": piece["attributes"]}
+
+
+@dataclasses.dataclass(frozen=True)
+class Stems:
+    """A crop: stems float32 [S, T, C], mask bool [S], programs int32 [S]."""
+
+    stems: np.ndarray
+    mask: np.ndarray
+    programs: np.ndarray
+
+
+class AudioExample:
+    """{"audio": ...} or {"stems", "mix", "stem_mask", "programs"}, see `pipeline.default_config`."""
+
+    def __init__(
+        self, sources: Sequence[RecordSource], config: dict[str, Any], seed: int, train: bool
+    ):
+        self.sources = sources
+        self.config = config
+        self.seed = seed
+        self.train = train
+        self.render = render.RenderConfig(
+            sample_rate=config["sample_rate"], channels=config["channels"], **config["render"]
+        )
+
+    def __call__(self, g: int, pair: tuple[int, int]) -> dict[str, np.ndarray]:
+        rng = np.random.default_rng([self.seed, g])
+        config = self.config
+        crop = self.crop(self.sources[pair[0]][pair[1]], rng)
+        if self.train:
+            if rng.random() < config["remix"]:
+                crop = self.remix(crop, pair, rng)
+            crop = self.augment(crop, rng)
+        if config["view"] == "stems":
+            return {
+                "stems": crop.stems,
+                "mix": crop.stems.sum(0),
+                "stem_mask": crop.mask,
+                "programs": crop.programs,
+            }
+        return {"audio": self.select(crop, rng)}
+
+    def crop(self, record: Record, rng: np.random.Generator) -> Stems:
+        """A random crop of all stems, drawn again while its mix is too quiet."""
+        config = self.config
+        if record.is_score:
+            seed = int(rng.integers(2**31)) if self.train else self.seed
+            performance = render.perform(record, seed=seed, config=self.render)
+            duration, programs = performance.duration, performance.programs
+        else:
+            duration, programs = record.duration, record.programs
+
+        def draw() -> np.ndarray:
+            start = rng.uniform(0, max(0.0, duration - config["seconds"]))
+            if record.is_score:
+                return render.render_crop(
+                    performance, start=start, duration=config["seconds"]
+                ).stems
+            return self.decode(record, start)
+
+        stems = transforms.loudest_crop(draw, config["min_loudness"], config["attempts"])
+        return Stems(stems, np.asarray(record.stem_mask, bool), np.asarray(programs, np.int32))
+
+    def decode(self, record: Record, start: float) -> np.ndarray:
+        """A crop of a recording's stems, zeros past its end."""
+        config = self.config
+        length = round(config["seconds"] * config["sample_rate"])
+        stems = np.zeros((len(record.audio), length, config["channels"]), np.float32)
+        for stem, data in enumerate(record.audio):
+            if data:
+                stems[stem] = io.read(
+                    data,
+                    start=start,
+                    duration=config["seconds"],
+                    sample_rate=config["sample_rate"],
+                    channels=config["channels"],
+                )
+        return stems
+
+    def remix(self, crop: Stems, pair: tuple[int, int], rng: np.random.Generator) -> Stems:
+        """Every stem but the first present one from another random piece of the same dataset."""
+        stems, mask, programs = crop.stems.copy(), crop.mask.copy(), crop.programs.copy()
+        for stem in np.flatnonzero(mask)[1:]:
+            source = self.sources[pair[0]]
+            other = self.crop(source[int(rng.integers(len(source)))], rng)
+            stems[stem], mask[stem] = other.stems[stem], other.mask[stem]
+            programs[stem] = other.programs[stem]
+        return Stems(transforms.limit_peak(stems), mask, programs)
+
+    def augment(self, crop: Stems, rng: np.random.Generator) -> Stems:
+        """Dropout, loudness, gain, channel swap: in this order, so that the gain is that of what is left."""
+        config, stems, mask = self.config, crop.stems, crop.mask
+        if config["stem_dropout"]:
+            stems, mask = transforms.drop_stems(stems, mask, config["stem_dropout"], rng)
+        if config["loudness"] is not None:
+            stems = transforms.normalise_loudness(stems, config["sample_rate"], config["loudness"])
+        if tuple(config["gain_db"]) != (0.0, 0.0):
+            stems = transforms.random_gain(stems, config["gain_db"], rng)
+        if config["swap_channels"]:
+            stems = transforms.swap_channels(stems, rng)
+        return Stems(np.ascontiguousarray(stems), mask, crop.programs)
+
+    def select(self, crop: Stems, rng: np.random.Generator) -> np.ndarray:
+        """float32 [T, C]: the mix or one of the stems that sound in the crop."""
+        mix = crop.stems.sum(0)
+        floor = self.config["min_loudness"]
+        sounding = [stem for stem in crop.stems if transforms.level_db(stem) >= floor]
+        choices = {"mix": [mix], "stems": sounding or [mix], "any": [mix, *sounding]}
+        choice = choices[self.config["source"]]
+        return choice[int(rng.integers(len(choice)))]

@@ -1,0 +1,44 @@
+"""The demos' last word: one table on the screen, the same figures in `report.json`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def write(out: Path, title: str, rows: dict[str, tuple[float, str, str]]) -> None:
+    """Prints name -> (value, unit, remark) as a table; out/report.json gets name -> value."""
+    table = Table("figure", "value", "unit", "", title=title)
+    for name, (value, unit, remark) in rows.items():
+        table.add_row(name, f"{value:.3g}", unit, remark)
+    Console(width=110).print(table)
+    values = {name: value for name, (value, _, _) in rows.items()}
+    path = out / "report.json"
+    temporary = path.with_name(".report.json")
+    temporary.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
+    temporary.replace(path)
+
+
+def demo(out: Path, codec: Path, lm: Path) -> None:
+    """The table of `launch/demo.py` from the reports of its two evaluations and the clips."""
+    codec_report, lm_report = _read(codec / "report.json"), _read(lm / "report.json")
+    clips = [_read(path) for path in sorted(out.glob("seed*.json"))]
+    rows = {
+        "codec_si_sdr": (codec_report["si_sdr"], "dB", "held-out pieces; higher is better"),
+        "codec_mel_distance": (
+            codec_report["mel_distance"],
+            "",
+            "held-out pieces; lower is better",
+        ),
+        "codec_perplexity": (codec_report["codebook_perplexity"], "codes", "mean over codebooks"),
+        "lm_loss": (lm_report["loss"], "nats a token", "held-out pieces"),
+        "lm_unigram_loss": (lm_report["unigram_loss"], "nats a token", "a model without context"),
+        "generation_speed": (clips[0]["speed"], "s of audio a s", "codes and decoding"),
+    }
+    write(out, f"clips: {out}/*.wav", rows)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text())
