@@ -154,7 +154,8 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
                 yield pending.popleft().result()
         except concurrent.futures.process.BrokenProcessPool as error:
             raise UserError(
-                f"{self.info.full_name}: a parser process died (out of memory?); try --workers=1"
+                f"{self.info.full_name}: a parser process died (out of memory, or a script without"
+                ' `if __name__ == "__main__"`); try workers=1'
             ) from error
         finally:
             executor.shutdown(wait=True, cancel_futures=True)

@@ -3,13 +3,14 @@
   mgen train --config=codec/dac_44khz --workdir=out/dac_44khz --config.data.dataset=PATH
 
 Hardware: 8 accelerators of 40 GB (batch 72 of 0.38 s). A run of two steps on a CPU: `:smoke`.
-Source: Kumar et al. 2023 (arXiv:2306.06546) and its released settings: AdamW 1e-4 (0.8, 0.99), 400k updates. 76,620,777 parameters
-once weight norm is folded, as released; `mgen.interop.dac` reads those weights.
+Source: Kumar et al. 2023 (arXiv:2306.06546) and its released settings: AdamW 1e-4 (0.8, 0.99), 400k
+updates. 76,620,777 parameters once weight norm is folded, as released; `mgen.interop.dac` reads
+those weights.
 """
 
 import ml_collections
 
-from configs.codec import base
+from mgen.configs import codec_base as base
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:

@@ -1,15 +1,16 @@
-"""EnCodec 24 kHz: causal, mono, 75 Hz, up to 32 codebooks of 1024 (1.5 to 24 kbps); 14,851,810 parameters.
+"""EnCodec 24 kHz: causal, mono, 75 Hz, up to 32 codebooks of 1024 (1.5 to 24 kbps); 14,851,810
+parameters.
 
   mgen train --config=codec/encodec_24khz --workdir=out/encodec_24khz --config.data.dataset=PATH
 
 Hardware: 8 accelerators of 16 GB and up (batch 64 of 1 s). A run of two steps on a CPU: `:smoke`.
-Source: Défossez et al. 2022 (arXiv:2210.13438): Adam 3e-4 (0.5, 0.9), 600k updates, a random bandwidth of 1.5, 3, 6, 12, 24 kbps
-an example. `mgen.interop.encodec` reads the released weights.
+Source: Défossez et al. 2022 (arXiv:2210.13438): Adam 3e-4 (0.5, 0.9), 600k updates, a random
+bandwidth of 1.5, 3, 6, 12, 24 kbps an example. `mgen.interop.encodec` reads the released weights.
 """
 
 import ml_collections
 
-from configs.codec import base
+from mgen.configs import codec_base as base
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:

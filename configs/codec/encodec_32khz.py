@@ -1,16 +1,18 @@
-"""EnCodec 32 kHz, the codec of MusicGen: mono, not causal, 50 Hz, 4 codebooks of 2048 (2.2 kbps), no quantiser dropout.
+"""EnCodec 32 kHz, the codec of MusicGen: mono, not causal, 50 Hz, 4 codebooks of 2048 (2.2 kbps),
+no quantiser dropout.
 
   mgen train --config=codec/encodec_32khz --workdir=out/encodec_32khz --config.data.dataset=PATH
 
 Hardware: 8 accelerators of 16 GB and up (batch 64 of 1 s). A run of two steps on a CPU: `:smoke`.
-57,584,834 parameters with the 1x1 shortcut convolutions of EnCodec. The released MusicGen weights have identity shortcuts:
-56,884,674 with `codec/encodec_32khz:musicgen`. Source: Copet et al. 2023 (arXiv:2306.05284) and its released training settings.
-`mgen.interop.encodec` reads the released weights.
+57,584,834 parameters with the 1x1 shortcut convolutions of EnCodec. The released MusicGen weights
+have identity shortcuts: 56,884,674 with `codec/encodec_32khz:musicgen`. Source: Copet et al. 2023
+(arXiv:2306.05284) and its released training settings. `mgen.interop.encodec` reads the released
+weights.
 """
 
 import ml_collections
 
-from configs.codec import base
+from mgen.configs import codec_base as base
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:

@@ -1,15 +1,16 @@
-"""EnCodec 48 kHz: stereo, not causal, time-group norm, 1 s segments that overlap by 1%, 16 codebooks of 1024 (3 to 24 kbps).
+"""EnCodec 48 kHz: stereo, not causal, time-group norm, 1 s segments that overlap by 1%, 16
+codebooks of 1024 (3 to 24 kbps).
 
   mgen train --config=codec/encodec_48khz --workdir=out/encodec_48khz --config.data.dataset=PATH
 
 Hardware: 8 accelerators of 16 GB and up (batch 64 of 1 s). A run of two steps on a CPU: `:smoke`.
-14,856,294 parameters. Source: Défossez et al. 2022 (arXiv:2210.13438); each segment is divided by its RMS level, which travels
-beside the codes. `mgen.interop.encodec` reads the released weights.
+14,856,294 parameters. Source: Défossez et al. 2022 (arXiv:2210.13438); each segment is divided by
+its RMS level, which travels beside the codes. `mgen.interop.encodec` reads the released weights.
 """
 
 import ml_collections
 
-from configs.codec import base
+from mgen.configs import codec_base as base
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:

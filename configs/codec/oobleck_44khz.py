@@ -1,15 +1,17 @@
-"""Oobleck, the VAE of Stable Audio: 44.1 kHz stereo, hop 2048 (21.5 Hz), 64 latent channels; 156,112,514 parameters.
+"""Oobleck, the VAE of Stable Audio: 44.1 kHz stereo, hop 2048 (21.5 Hz), 64 latent channels;
+156,112,514 parameters.
 
   mgen train --config=codec/oobleck_44khz --workdir=out/oobleck --config.data.dataset=PATH
 
 Hardware: 8 accelerators of 40 GB and up (batch 32 of 1.5 s). A run of two steps on a CPU: `:smoke`.
-Source: Evans et al. 2024 (arXiv:2404.10301, 2407.14358) and the released settings: AdamW 1.5e-4 (0.8, 0.99), discriminator 3e-4,
-crops of 65,536 samples; their slow inverse learning rate decay is left out. `mgen.interop.oobleck` reads the released weights.
+Source: Evans et al. 2024 (arXiv:2404.10301, 2407.14358) and the released settings: AdamW 1.5e-4
+(0.8, 0.99), discriminator 3e-4, crops of 65,536 samples; their slow inverse learning rate decay is
+left out. `mgen.interop.oobleck` reads the released weights.
 """
 
 import ml_collections
 
-from configs.codec import base
+from mgen.configs import codec_base as base
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:

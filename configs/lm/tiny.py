@@ -1,13 +1,13 @@
 """Tiny language model over the tokens of configs/codec/tiny_16khz.py, guided by classes.
 
-  python launch/train.py --config=configs/lm/tiny.py --workdir=out/lm --config.data.dataset=TOKENS
+  mgen train --config=lm/tiny --workdir=out/lm --config.data.dataset=TOKENS
 
 `:smoke` runs in seconds.
 """
 
 import ml_collections
 
-from mgen.inputs import attributes
+from mgen.inputs import attributes, pipeline
 from mgen.train import loop, optim
 
 
@@ -21,9 +21,10 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
             model=dict(
                 layout="delay",
                 dim=32 if smoke else 192,
-                heads=2 if smoke else 6,
+                heads=2 if smoke else 3,
                 layers=2 if smoke else 4,
                 ff=64 if smoke else 768,
+                activation="silu",
                 positions="rope",
                 attribute_sizes=attributes.sizes(),
                 scan=False,
@@ -31,14 +32,10 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
             loss=dict(
                 z_loss=1e-4, label_smoothing=0.0, condition_dropout=0.1, attribute_dropout=0.1
             ),
-            data=dict(
-                dataset="",
-                view="tokens",
-                train_split="train",
-                eval_split="validation",
+            data=pipeline.default_config(
+                view="codes",
                 seconds=1.0 if smoke else 6.0,
                 batch_size=2 if smoke else 4,
-                workers=0,
             ),
             optim=optim.default_config(
                 learning_rate=2e-3,

@@ -135,16 +135,16 @@ def find_files(collection: Collection, root: Path) -> list[Path]:
     )
 
 
-def work_of(collection: str, relative: Path) -> str:
-    """The work that a score file belongs to: movements share their folder, Bach's chorales their
-    BWV number.
-    """
+def work_of(collection: str, path: Path, root: Path) -> str:
+    """The work that a score file under `root` belongs to: its mass, quartet or BWV number."""
+    relative = path.relative_to(root)
+    if collection == "palestrina":
+        mass = re.search(r"(?m)^!!!OPR: *(.*)$", path.read_text("latin-1"))
+        return f"palestrina {mass[1].strip() if mass else relative.stem}"
     if collection.startswith("bach"):
         return f"bach {relative.stem.split('.')[0]}"
-    if len(relative.parts) > 2:
+    if len(relative.parts) > 2:  # the movements of a work share a folder
         return str(relative.parent)
-    if collection == "josquin":
-        return f"josquin {re.split(r'[._0-9]', relative.stem)[0]}"
     return str(relative.with_suffix(""))
 
 

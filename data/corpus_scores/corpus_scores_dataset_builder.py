@@ -61,6 +61,15 @@ def make_piece(task: Task) -> Piece | Unsuitable:
         return reason
 
 
+def joins(piece: Piece, by_title: bool) -> list[str]:
+    """What a piece must share with another to be put into the same split.
+
+    One tune has one title in several books; but a hundred masses have a Gloria.
+    """
+    title = splits.title_key(piece.record.title) if by_title else None
+    return [f"opening {piece.opening}", f"work {piece.work}", *filter(None, [title])]
+
+
 class Builder(RecordBuilder):
     """Scores as note tables with tempo map, metre, key, chords, beats; audio is rendered by the
     loader.
@@ -118,14 +127,8 @@ class Builder(RecordBuilder):
             else:
                 by_content[piece.content] = task.id
                 pieces[task.id] = piece
-        keys = {
-            name: [
-                f"opening {piece.opening}",
-                f"work {piece.work}",
-                *filter(None, [splits.title_key(piece.record.title)]),
-            ]
-            for name, piece in pieces.items()
-        }
+        by_title = self.builder_config.name != "quartets"
+        keys = {name: joins(piece, by_title) for name, piece in pieces.items()}
         collection = {name: piece.record.collection for name, piece in pieces.items()}
         split_of = splits.assign(splits.components(keys), collection)
         ordered = sorted(pieces, key=catalogue.rank)
@@ -166,7 +169,7 @@ class Builder(RecordBuilder):
                 collection=collection.name,
                 licence=collection.licence,
                 composer=collection.composer,
-                work=catalogue.work_of(collection.name, relative),
+                work=catalogue.work_of(collection.name, path, root),
                 path=str(path),
             )
             if path.suffix == ".abc" and self.builder_config.name != "quartets":

@@ -14,8 +14,9 @@ SMALLEST_STRATUM = 20  # components; smaller collections are cut together
 LARGEST_HELD_OUT = 0.02  # components with a larger share of their stratum stay in train
 
 GENERIC = re.compile(
-    r"\b(the|a|an|of|and|jig|slip|reel|hornpipe|clog|strathspey|highland|fling|waltz|polka|march|air|quick|step"
-    r"|quickstep|minuet|quadrille|untitled|unknown|favou?rite|new|old|irish|scotch|slow|version|set|no|\d+)\b"
+    r"\b(the|a|an|of|and|jig|slip|reel|hornpipe|clog|strathspey|highland|fling|waltz|polka|march|air"
+    r"|quick|step|quickstep|minuet|quadrille|chorus|st|nd|rd|th|regt|regiment|untitled|unknown"
+    r"|favou?rite|new|old|irish|scotch|slow|version|set|no)\b"
 )
 
 

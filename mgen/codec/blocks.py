@@ -1,10 +1,12 @@
 """Encoder and decoder of the SEANet family as flat lists of named layers.
 
 encoder: conv_in, per stage (residual units, activation, strided conv), [lstm], act_out, conv_out
-decoder: conv_in, [lstm], per stage (activation, transposed conv, residual units), act_out, conv_out, [act_final]
+decoder: conv_in, [lstm], per stage (activation, transposed conv, residual units), act_out,
+conv_out, [act_final]
 
-Stages are numbered from the audio end in the encoder and from the latent end in the decoder, in the order they are applied.
-The lists are also what computes receptive fields (`receptive.py`) and what released weights are mapped onto.
+Stages are numbered from the audio end in the encoder and from the latent end in the decoder, in the
+order they are applied. The lists are also what computes receptive fields (`receptive.py`) and what
+released weights are mapped onto.
 """
 
 from collections.abc import Callable
@@ -157,7 +159,9 @@ def decoder_layers(config: CodecConfig) -> NamedLayers:
 
 
 class LayerStack(nn.Module):
-    """The layers of `build(config)` one after another, and any run of them by name (`start`, `stop`)."""
+    """The layers of `build(config)` one after another, and any run of them by name (`start`,
+    `stop`).
+    """
 
     config: CodecConfig
     build: Callable[[CodecConfig], NamedLayers]

@@ -1,8 +1,10 @@
-"""Long audio in bounded memory: windows that overlap by the receptive field, an LSTM's state carried from block to block.
+"""Long audio in bounded memory: windows that overlap by the receptive field, an LSTM's state
+carried from block to block.
 
-A codec is split into runs of layers with a finite receptive field and, between them, its LSTM. Each part is a generator that
-takes blocks [B, t, C] of any length and yields blocks as soon as their context is known, so that a file of any length passes
-through in constant memory, with one compiled shape a part (and one more for the end where the audio is no multiple of the hop).
+A codec is split into runs of layers with a finite receptive field and, between them, its LSTM. Each
+part is a generator that takes blocks [B, t, C] of any length and yields blocks as soon as their
+context is known, so that a file of any length passes through in constant memory, with one compiled
+shape a part (and one more for the end where the audio is no multiple of the hop).
 """
 
 import dataclasses
@@ -35,7 +37,9 @@ class Run:
     frames: int
 
     def __call__(self, blocks: Blocks) -> Iterator[ndarray]:
-        """Yields the output of every frame once, in order; outputs equal those of one pass over everything."""
+        """Yields the output of every frame once, in order; outputs equal those of one pass over
+        everything.
+        """
         held: ndarray | None = None  # What is kept of the input, from frame `start` on.
         start = done = 0
         for block in blocks:
@@ -57,7 +61,9 @@ class Run:
             yield self._outputs(held, begin, total, done - start - begin, start + total - done)
 
     def _outputs(self, held: ndarray, begin: int, end: int, skip: int, count: int) -> ndarray:
-        """Frames `begin`..`end` of `held` through the layers, of which `count` outputs after the first `skip`."""
+        """Frames `begin`..`end` of `held` through the layers, of which `count` outputs after the
+        first `skip`.
+        """
         outputs = np.asarray(self.apply(held[:, begin * self.in_unit : end * self.in_unit]))
         return outputs[:, skip * self.out_unit : (skip + count) * self.out_unit]
 
@@ -115,7 +121,9 @@ def align(blocks: Blocks, unit: int) -> Iterator[ndarray]:
 
 
 def overlap_add(segments: ndarray, stride: int) -> ndarray:
-    """[B, N, T, C] segments at multiples of `stride` -> [B, (N - 1) stride + T, C], cross-faded with triangles (EnCodec)."""
+    """[B, N, T, C] segments at multiples of `stride` -> [B, (N - 1) stride + T, C], cross-faded
+    with triangles (EnCodec).
+    """
     batch, count, length, channels = segments.shape
     weight = 0.5 - np.abs(np.linspace(0, 1, length + 2, dtype=np.float32)[1:-1] - 0.5)
     total = np.zeros((batch, (count - 1) * stride + length, channels), np.float32)

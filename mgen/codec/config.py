@@ -19,30 +19,39 @@ class CodecConfig:
 
     Signal
       sample_rate: Hz. channels: 1 or 2.
-      normalize: divide by the RMS level before the encoder and multiply after the decoder (EnCodec 48 kHz).
-      segment_seconds, segment_overlap: the codec is defined on segments of this length that overlap by this share
-        (EnCodec 48 kHz: 1 s, 0.01); 0 s for the whole signal at once.
-      align_input: pad audio by zeros to a multiple of the hop; False: every strided layer pads what it lacks (EnCodec).
+      normalize: divide by the RMS level before the encoder and multiply after the decoder (EnCodec
+        48 kHz).
+      segment_seconds, segment_overlap: the codec is defined on segments of this length that overlap
+        by this share (EnCodec 48 kHz: 1 s, 0.01); 0 s for the whole signal at once.
+      align_input: pad audio by zeros to a multiple of the hop; False: every strided layer pads what
+        it lacks (EnCodec).
     Convolutional stack
       filters, decoder_filters: width at the audio end; decoder_filters 0 for the same.
       strides: down-sampling factor of each stage; their product is the hop.
       multipliers: width after each stage over `filters`; () for 2, 4, 8, ...
-      kernel_in: first layer of encoder and decoder. encoder_kernel_out, decoder_kernel_out: last ones.
+      kernel_in: first layer of encoder and decoder. encoder_kernel_out, decoder_kernel_out: last
+        ones.
       residual_kernel, dilations: one residual unit of this dilation a stage for each entry.
-      compress: width inside a residual unit is divided by it. conv_shortcut: 1x1 convolution around it, else identity.
+      compress: width inside a residual unit is divided by it. conv_shortcut: 1x1 convolution around
+        it, else identity.
       lstm_layers: at the frame rate, after the last down-sampling and before the first up-sampling.
       activation: one of `mgen.nn.activations.NAMES`; final_activation: after the decoder.
-      causal: convolutions look back only. pad_mode: "constant" or "reflect". norm: "none", "weight" or "time_group".
-      output_padding: False drops one step at each odd up-sampling (DAC 24 kHz as published); `decode` fills up with zeros.
+      causal: convolutions look back only. pad_mode: "constant" or "reflect". norm: "none", "weight"
+        or "time_group".
+      output_padding: False drops one step at each odd up-sampling (DAC 24 kHz as published);
+        `decode` fills up with zeros.
       decoder_out_bias: bias of the decoder's last layer.
-      dtype: computation dtype of the convolutions, "float32" or "bfloat16"; parameters and bottleneck stay float32.
+      dtype: computation dtype of the convolutions, "float32" or "bfloat16"; parameters and
+        bottleneck stay float32.
     Bottleneck
       bottleneck: "rvq" (EMA codebooks), "factorized_rvq" (DAC), "vae" (Gaussian) or "none".
       latent_dim: D, width of latents.
       num_codebooks: K. codebook_size: V. codebook_dim: width in which "factorized_rvq" compares.
       ema_decay: of the "rvq" codebook statistics. kmeans_iterations: on the first batch.
-      dead_code_threshold: codes used less than this share of uniform usage are replaced by vectors of the batch.
-      quantizer_dropout: probability with which a training example uses a random number of codebooks.
+      dead_code_threshold: codes used less than this share of uniform usage are replaced by vectors
+        of the batch.
+      quantizer_dropout: probability with which a training example uses a random number of
+        codebooks.
       dropout_choices: the numbers drawn from, as entries of 1..K; () for all of them.
     """
 

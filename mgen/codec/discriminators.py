@@ -159,7 +159,7 @@ class Conv(nn.Module):
             dimension_numbers=(f"N{spatial}C", f"{spatial}IO", f"N{spatial}C"),
             feature_group_count=self.groups,
         )
-        return y + bias.astype(self.dtype)
+        return y + jnp.broadcast_to(bias.astype(self.dtype), y.shape)
 
 
 def fold_periods(audio: Float[Array, "B T C"], period: int) -> Float[Array, "B R P C"]:

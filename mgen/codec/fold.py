@@ -1,4 +1,6 @@
-"""Weight norm folded into plain kernels: what inference runs, and how weights without it are trained on."""
+"""Weight norm folded into plain kernels: what inference runs, and how weights without it are
+trained on.
+"""
 
 from typing import Any
 
@@ -21,7 +23,9 @@ def fold_weight_norm(config: CodecConfig, params: Params) -> tuple[CodecConfig, 
 
 
 def unfold_weight_norm(config: CodecConfig, params: Params) -> tuple[CodecConfig, Params]:
-    """The same codec with `norm="weight"` from plain kernels: directions are the kernels, gains their norms."""
+    """The same codec with `norm="weight"` from plain kernels: directions are the kernels, gains
+    their norms.
+    """
     if config.norm != "none":
         return config, params
     return config.replace(norm="weight"), _unfold(params)

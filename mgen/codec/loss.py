@@ -180,6 +180,7 @@ def multi_resolution_stft(
         x, y = (_magnitudes(audio, window, floor) for audio in (target, estimate))
         if a_weighting:
             gain = a_weight(np.linspace(0.0, sample_rate / 2, window // 2 + 1)).astype(np.float32)
+            gain = gain[None, None, None]
             x, y = jnp.maximum(x * gain, floor), jnp.maximum(y * gain, floor)
         if linear:
             total += linear * jnp.mean(jnp.abs(x - y))

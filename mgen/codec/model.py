@@ -29,7 +29,8 @@ class CodecOutput:
       latents: [B, F, D], before the bottleneck (the mean of a VAE).
       quantized: [B, F, D], what the decoder was given.
       commitment, codebook_loss, kl: float32 scalars, 0 where the bottleneck has no such term.
-      extras: {"perplexity", "dead_codes", "quantization_error": [K]} of a quantiser, {"std": scalar} of a VAE.
+      extras: {"perplexity", "dead_codes", "quantization_error": [K]} of a quantiser, {"std":
+        scalar} of a VAE.
     """
 
     audio: Array
@@ -45,8 +46,9 @@ class CodecOutput:
 class Codec(nn.Module):
     """A SEANet-type audio codec. Audio is [B, T, C] in [-1, 1]; F = ceil(T / hop) frames.
 
-    Variables: "params", and for bottleneck "rvq" the collection "codebook", mutable in training. Rng streams in training:
-    "codebook" (rvq: k-means, dead codes), "dropout" (quantiser dropout), "sample" (vae). Everything is global under `jax.jit`
+    Variables: "params", and for bottleneck "rvq" the collection "codebook", mutable in training.
+    Rng streams in training: "codebook" (rvq: k-means, dead codes), "dropout" (quantiser dropout),
+    "sample" (vae). Everything is global under `jax.jit`
     with a sharded batch: codebook statistics are those of the whole batch.
     """
 
@@ -60,7 +62,9 @@ class Codec(nn.Module):
             self.quantizer = quantizers[self.config.bottleneck](self.config)
 
     def level(self, audio: Float[Array, "B T C"]) -> Float[Array, "B"]:
-        """RMS of the mono mix, what `normalize` divides by; ones where the codec does not normalise."""
+        """RMS of the mono mix, what `normalize` divides by; ones where the codec does not
+        normalise.
+        """
         if not self.config.normalize:
             return jnp.ones(audio.shape[0])
         mono = jnp.mean(audio, axis=-1)
@@ -99,7 +103,9 @@ class Codec(nn.Module):
         train: bool,
         num_codebooks: Int[Array, "B"] | None = None,
     ) -> CodecOutput:
-        """Encodes, quantises with `num_codebooks` levels an example (training draws them by quantiser dropout), decodes."""
+        """Encodes, quantises with `num_codebooks` levels an example (training draws them by
+        quantiser dropout), decodes.
+        """
         c = self.config
         level = self.level(audio)[:, None, None]
         encoded = self._encode(audio / level)
@@ -145,7 +151,9 @@ class Codec(nn.Module):
         return state, audio.astype(jnp.float32)
 
     def run_encoder(self, x: Array, start: str | None = None, stop: str | None = None) -> Array:
-        """A run of encoder layers by name (`blocks.encoder_layers`): what chunked inference is made of."""
+        """A run of encoder layers by name (`blocks.encoder_layers`): what chunked inference is made
+        of.
+        """
         return self.encoder(x, start, stop)
 
     def run_decoder(self, x: Array, start: str | None = None, stop: str | None = None) -> Array:
@@ -162,7 +170,8 @@ class Codec(nn.Module):
 
 
 def init_codec(config: CodecConfig, key: Key) -> Any:
-    """Fresh variables {"params": ..., ["codebook": ...]}; works under `jax.jit` and `jax.eval_shape`.
+    """Fresh variables {"params": ..., ["codebook": ...]}; works under `jax.jit` and
+    `jax.eval_shape`.
 
     Draws from XLA's own generator: hundreds of small threefry draws would compile for minutes.
     """

@@ -1,8 +1,9 @@
-"""Residual vector quantisers: EMA codebooks (SoundStream, EnCodec) and factorised, L2-normalised ones (DAC).
+"""Residual vector quantisers: EMA codebooks (SoundStream, EnCodec) and factorised, L2-normalised
+ones (DAC).
 
-Level k quantises what levels 0..k-1 left over:  r_0 = z,  c_k = argmin_j |r_k - e_kj|,  r_{k+1} = r_k - e_k[c_k].
-Levels run in `lax.scan` (unrolled they take a minute to compile); distances are float32, and the smallest one is returned, so
-that no compiler lowers their precision.
+Level k quantises what levels 0..k-1 left over:  r_0 = z,  c_k = argmin_j |r_k - e_kj|,  r_{k+1} =
+r_k - e_k[c_k]. Levels run in `lax.scan` (unrolled they take a minute to compile); distances are
+float32, and the smallest one is returned, so that no compiler lowers their precision.
 """
 
 from typing import Any, NamedTuple
@@ -22,10 +23,12 @@ class Quantized(NamedTuple):
     """What a quantiser makes of latents.
 
     Attributes:
-      latents: [B, F, D], sum of the codebook vectors in use; gradients pass straight through to the input.
+      latents: [B, F, D], sum of the codebook vectors in use; gradients pass straight through to the
+        input.
       codes: int32 [B, F, K], all levels.
       commitment, codebook_loss: scalars.
-      stats: {"perplexity": [K], "dead_codes": [K] (share of codes below the threshold), "quantization_error": [K]}.
+      stats: {"perplexity": [K], "dead_codes": [K] (share of codes below the threshold),
+        "quantization_error": [K]}.
     """
 
     latents: Array
@@ -44,7 +47,9 @@ def nearest(x: Float[Array, "N D"], codebook: Float[Array, "V D"]) -> tuple[Arra
 
 
 def draw_num_codebooks(key: Key, config: CodecConfig, batch: int) -> Int[Array, "B"]:
-    """Quantiser dropout: with its probability a number of codebooks from the choices, else all of them."""
+    """Quantiser dropout: with its probability a number of codebooks from the choices, else all of
+    them.
+    """
     choices = jnp.array(config.dropout_choices or range(1, config.num_codebooks + 1), jnp.int32)
     which, how_many = jax.random.split(key)
     dropped = jax.random.bernoulli(which, config.quantizer_dropout, (batch,))
@@ -55,7 +60,8 @@ def draw_num_codebooks(key: Key, config: CodecConfig, batch: int) -> Int[Array, 
 def kmeans(key: Key, x: Float[Array, "N D"], size: int, iterations: int) -> tuple[Array, Array]:
     """Lloyd's algorithm from random rows of `x`: centroids [size, D] and members of each [size].
 
-    A centroid that loses all its members stays where it is. Fewer rows than centroids are drawn repeatedly.
+    A centroid that loses all its members stays where it is. Fewer rows than centroids are drawn
+    repeatedly.
     """
     count = x.shape[0]
     repeated = jax.random.permutation(key, jnp.arange(max(count, size)) % count)
@@ -72,13 +78,17 @@ def kmeans(key: Key, x: Float[Array, "N D"], size: int, iterations: int) -> tupl
 
 
 def perplexity(usage: Float[Array, "V"]) -> Array:
-    """exp of the entropy of the empirical code distribution: V for uniform use, 1 for a single code."""
+    """exp of the entropy of the empirical code distribution: V for uniform use, 1 for a single
+    code.
+    """
     share = usage / jnp.maximum(jnp.sum(usage), 1e-9)
     return jnp.exp(-jnp.sum(jnp.where(share > 0, share * jnp.log(jnp.maximum(share, 1e-12)), 0.0)))
 
 
 def _assign_sums(x: Array, codes: Array, weights: Array, size: int) -> tuple[Array, Array]:
-    """Weighted number [size] and sum [size, D] of the rows assigned to each code, as one matrix product."""
+    """Weighted number [size] and sum [size, D] of the rows assigned to each code, as one matrix
+    product.
+    """
     one_hot = jax.nn.one_hot(codes, size, dtype=jnp.float32) * weights[:, None]
     sums = jnp.matmul(one_hot.T, x, precision=jax.lax.Precision.HIGHEST)
     return jnp.sum(one_hot, axis=0), sums
@@ -92,12 +102,14 @@ def _active(num_codebooks: Array | None, level: Array, batch: int) -> Array:
 
 
 class ResidualVQ(nn.Module):
-    """RVQ whose codebooks are exponential moving averages of what is assigned to them (SoundStream, section III-C).
+    """RVQ whose codebooks are exponential moving averages of what is assigned to them (SoundStream,
+    section III-C).
 
-    The mutable collection "codebook" holds, stacked over levels: embedding [K, V, D], embedding_sum [K, V, D],
-    cluster_size [K, V] and the flag `initialized`. In training a first batch initialises the codebooks by k-means (rng stream
-    "codebook"), later ones move them, and codes used less than `dead_code_threshold` of uniform usage are replaced by random
-    vectors of the batch. The commitment loss is the mean over the levels in use.
+    The mutable collection "codebook" holds, stacked over levels: embedding [K, V, D], embedding_sum
+    [K, V, D], cluster_size [K, V] and the flag `initialized`. In training a first batch initialises
+    the codebooks by k-means (rng stream "codebook"), later ones move them, and codes used less than
+    `dead_code_threshold` of uniform usage are replaced by random vectors of the batch. The
+    commitment loss is the mean over the levels in use.
     """
 
     config: CodecConfig
@@ -161,7 +173,8 @@ class ResidualVQ(nn.Module):
                 book = jax.lax.cond(
                     initialized, lambda: book, lambda: self._kmeans_book(key, residual)
                 )
-            # What a batch is quantised with is what the decoder will see of it: moved only afterwards.
+            # What a batch is quantised with is what the decoder will see of it: moved only
+            # afterwards.
             codes, distance = nearest(residual, book[0])
             quantized = book[0][codes]
             weights = jnp.repeat(active, frames)
@@ -207,7 +220,9 @@ class ResidualVQ(nn.Module):
     def _move_book(
         self, key: Key, book: tuple, members: Array, sums: Array, residual: Array
     ) -> tuple[tuple[Array, Array, Array], Array]:
-        """EMA update of (embedding, embedding_sum, cluster_size), then dead codes from random rows of the batch."""
+        """EMA update of (embedding, embedding_sum, cluster_size), then dead codes from random rows
+        of the batch.
+        """
         decay, size = self.config.ema_decay, self.config.codebook_size
         cluster_size = decay * book[2] + (1.0 - decay) * members
         embedding_sum = decay * book[1] + (1.0 - decay) * sums
@@ -225,13 +240,15 @@ class ResidualVQ(nn.Module):
 
 
 def _straight_through(z: Array, out: dict[str, Array], dtype: Any) -> Quantized:
-    """Sums the levels in use; commitment is the mean of |r_k - e_k|^2 over them, differentiable by z."""
+    """Sums the levels in use; commitment is the mean of |r_k - e_k|^2 over them, differentiable by
+    z.
+    """
     active = out["active"]
     used = out["quantized"] * active[:, :, None, None]
     total = jnp.sum(used, axis=0)
     # r_k = z - (what the levels before took): only z carries a gradient.
     before = jnp.cumsum(out["quantized"], axis=0) - out["quantized"]
-    errors = jnp.mean(jnp.square(z - before - out["quantized"]), axis=(2, 3))
+    errors = jnp.mean(jnp.square(z[None] - before - out["quantized"]), axis=(2, 3))
     commitment = jnp.sum(errors * active) / jnp.sum(active)
     stats = {
         "perplexity": out["perplexity"],
@@ -248,10 +265,12 @@ def l2_normalize(x: Array) -> Array:
 
 
 class FactorizedRVQ(nn.Module):
-    """DAC's RVQ: each level projects to `codebook_dim`, compares directions, and projects the code vector back.
+    """DAC's RVQ: each level projects to `codebook_dim`, compares directions, and projects the code
+    vector back.
 
-    All parameters are trained by gradient: codebook loss |sg(p) - e|^2 and commitment loss |p - sg(e)|^2 with p the projected
-    residual, each a mean over time and dimensions, summed over the levels in use and averaged over the batch (Kumar et al. 2023).
+    All parameters are trained by gradient: codebook loss |sg(p) - e|^2 and commitment loss |p -
+    sg(e)|^2 with p the projected residual, each a mean over time and dimensions, summed over the
+    levels in use and averaged over the batch (Kumar et al. 2023).
     """
 
     config: CodecConfig

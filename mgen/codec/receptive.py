@@ -1,4 +1,6 @@
-"""Receptive fields of runs of codec layers: how much context a chunk needs so that its middle equals one pass."""
+"""Receptive fields of runs of codec layers: how much context a chunk needs so that its middle
+equals one pass.
+"""
 
 from mgen.codec.blocks import NamedLayers, ResidualUnit
 from mgen.nn.activations import Activation
@@ -30,13 +32,17 @@ def input_interval(layers: NamedLayers, first: int, last: int) -> tuple[int, int
 
 
 def context(layers: NamedLayers, in_unit: int, out_unit: int) -> tuple[int, int]:
-    """Frames of context left and right of a frame; it has `in_unit` input and `out_unit` output steps."""
+    """Frames of context left and right of a frame; it has `in_unit` input and `out_unit` output
+    steps.
+    """
     first, last = input_interval(layers, 0, out_unit - 1)
     return max(0, -(first // in_unit)), max(0, last // in_unit)
 
 
 def first_block_frames(layers: NamedLayers, in_unit: int) -> int:
-    """Frames that the first block of a stream needs for every mirrored ("reflect") padding to find its samples."""
+    """Frames that the first block of a stream needs for every mirrored ("reflect") padding to find
+    its samples.
+    """
     frames, steps_per_frame = 1, in_unit
     for _, layer in layers:
         convs = [layer]

@@ -34,13 +34,15 @@ Blocks = ndarray | Array | Iterable[ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Stream:
-    """One half of a codec as a stream: `state = init_state(batch)`, then `state, output = step(state, block)`.
+    """One half of a codec as a stream: `state = init_state(batch)`, then `state, output =
+    step(state, block)`.
 
     Attributes:
       init_state: batch -> state, a pytree.
-      step: (state, block) -> (state, output); compiled once a block length, and once more for the first block where padding
-        mirrors.
-      first_block_frames: least length of the first block: 1, more where padding mirrors ("reflect") samples yet to come.
+      step: (state, block) -> (state, output); compiled once a block length, and once more for the
+        first block where padding mirrors.
+      first_block_frames: least length of the first block: 1, more where padding mirrors ("reflect")
+        samples yet to come.
     """
 
     init_state: Callable[[int], State]
@@ -51,8 +53,9 @@ class Stream:
 class FrozenCodec:
     """A codec's config and weights with jitted inference; weight norm is folded into the kernels.
 
-    A codec defined on segments (EnCodec 48 kHz) encodes and decodes N overlapping ones: F = N x frames of a segment. Where it
-    normalises, `encode_with_levels` also returns the level of each segment, which `decode` multiplies back.
+    A codec defined on segments (EnCodec 48 kHz) encodes and decodes N overlapping ones: F = N x
+    frames of a segment. Where it normalises, `encode_with_levels` also returns the level of each
+    segment, which `decode` multiplies back.
     """
 
     def __init__(self, config: CodecConfig, params: Params, variables: Params | None = None):
@@ -64,7 +67,9 @@ class FrozenCodec:
 
     @classmethod
     def from_trained(cls, config: Any, params: Params, variables: Params) -> "FrozenCodec":
-        """From an experiment's config (its `model` fields count), the generator's parameters and the state's variables."""
+        """From an experiment's config (its `model` fields count), the generator's parameters and
+        the state's variables.
+        """
         collections = {name: variables[name] for name in ("codebook",) if name in variables}
         return cls(CodecConfig.from_config(config.model), params, collections)
 
@@ -77,7 +82,9 @@ class FrozenCodec:
     def encode_with_levels(
         self, audio: Float[Array, "B T C"], num_codebooks: int | None = None
     ) -> tuple[Array, Array]:
-        """Codes and the levels [B, N] that the signal or its N segments were divided by (ones without `normalize`)."""
+        """Codes and the levels [B, N] that the signal or its N segments were divided by (ones
+        without `normalize`).
+        """
         return self._encode(audio, self._levels_of_codes(num_codebooks))
 
     def decode(
@@ -103,10 +110,11 @@ class FrozenCodec:
         seconds: float = CHUNK_SECONDS,
         latents: bool = False,
     ) -> Iterator[ndarray]:
-        """Codes (or latents) of audio of any length in consecutive blocks [B, f, K], in memory bound by `seconds`.
+        """Codes (or latents) of audio of any length in consecutive blocks [B, f, K], in memory
+        bound by `seconds`.
 
-        Joined they equal `encode` within rounding. Raises `UserError` for a codec that cannot be cut: time_group norm without
-        segments, or a level of the whole signal.
+        Joined they equal `encode` within rounding. Raises `UserError` for a codec that cannot be
+        cut: time_group norm without segments, or a level of the whole signal.
         """
         levels = 0 if latents else self._levels_of_codes(num_codebooks)
         blocks: Iterator[ndarray] = (self._checked(block) for block in _blocks(audio))
@@ -122,7 +130,9 @@ class FrozenCodec:
     def decode_chunks(
         self, codes: Blocks, seconds: float = CHUNK_SECONDS, levels: ndarray | None = None
     ) -> Iterator[ndarray]:
-        """Audio blocks [B, t, C] of codes or latents of any length, given whole or in blocks; see `encode_chunks`."""
+        """Audio blocks [B, t, C] of codes or latents of any length, given whole or in blocks; see
+        `encode_chunks`.
+        """
         if self.config.segment_length:
             return iter([np.asarray(self._decode(_joined(codes), levels))])
         self._require_local()
@@ -139,10 +149,11 @@ class FrozenCodec:
         return np.concatenate(list(self.decode_chunks(codes, levels=levels)), axis=1)
 
     def stream_encoder(self, num_codebooks: int | None = None) -> Stream:
-        """Blocks [B, n hop, C] in, codes [B, n, K] (latents without codebooks) out, equal to `encode`, with no delay.
+        """Blocks [B, n hop, C] in, codes [B, n, K] (latents without codebooks) out, equal to
+        `encode`, with no delay.
 
-        Mirrored padding ("reflect") looks ahead at the very start, hence a longer first block. Raises `UserError` for a codec
-        that is not causal.
+        Mirrored padding ("reflect") looks ahead at the very start, hence a longer first block.
+        Raises `UserError` for a codec that is not causal.
         """
         self._require_causal()
         levels = self._levels_of_codes(num_codebooks) if self.config.has_codes else 0
@@ -150,7 +161,9 @@ class FrozenCodec:
         return self._stream(Codec.encoder_state, _encode_step, first, self.config.hop, (levels,))
 
     def stream_decoder(self) -> Stream:
-        """Codes or latents [B, n, ...] in, audio [B, n hop, C] out, equal to `decode`; see `stream_encoder`."""
+        """Codes or latents [B, n, ...] in, audio [B, n hop, C] out, equal to `decode`; see
+        `stream_encoder`.
+        """
         self._require_causal()
         first = receptive.first_block_frames(decoder_layers(self.config), 1)
         return self._stream(Codec.decoder_state, _decode_step, first, 1, ())
@@ -195,7 +208,9 @@ class FrozenCodec:
     def _encode_segments_with_levels(
         self, blocks: Iterable[Any], codebooks: int
     ) -> Iterator[tuple[Array, Array]]:
-        """Codes [B, n frames, K] and levels [B, n] of `SEGMENTS_AT_ONCE` segments at a time, the last filled up with zeros."""
+        """Codes [B, n frames, K] and levels [B, n] of `SEGMENTS_AT_ONCE` segments at a time, the
+        last filled up with zeros.
+        """
         length, stride = self.config.segment_length, self.config.segment_stride
         for part in _overlapping(blocks, length, stride, SEGMENTS_AT_ONCE):
             batch, count = part.shape[:2]
@@ -213,7 +228,9 @@ class FrozenCodec:
         seconds: float,
         *options: Any,
     ) -> list[Callable[[Iterable[ndarray]], Iterator[ndarray]]]:
-        """The layers as runs of finite receptive field and the LSTM between them. `units`: input and output steps a frame."""
+        """The layers as runs of finite receptive field and the LSTM between them. `units`: input
+        and output steps a frame.
+        """
         names = [name for name, _ in layers]
         frames = max(1, round(seconds * self.config.frame_rate))
         if "lstm" not in names:
@@ -307,7 +324,9 @@ class FrozenCodec:
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _apply(model: Codec, function: Callable, options: tuple, variables: Params, *args: Any) -> Any:
-    """`function(bound codec, *args, *options)`, compiled once for each config, function, options and shapes."""
+    """`function(bound codec, *args, *options)`, compiled once for each config, function, options
+    and shapes.
+    """
     return model.apply(variables, *args, *options, method=function)
 
 
@@ -379,17 +398,19 @@ def _pipe(blocks: Iterable[ndarray], parts: list[Callable]) -> Iterator[ndarray]
 def _overlapping(
     blocks: Iterable[Any], length: int, stride: int, at_once: int
 ) -> Iterator[ndarray]:
-    """Segments [B, n <= at_once, length, C] that start at multiples of `stride`; the last one is filled up with zeros."""
-    reach = (at_once - 1) * stride + length
+    """Segments [B, n <= at_once, length, C] that start at multiples of `stride`; the last one is
+    filled up with zeros.
+    """
+    reach, covered = (at_once - 1) * stride + length, 0
     held: ndarray | None = None
     for block in blocks:
         held = np.asarray(block) if held is None else np.concatenate([held, block], axis=1)
         while held.shape[1] >= reach:
             yield _cut(held, length, stride, at_once)
-            held = held[:, at_once * stride :]
-    # What the segments before have covered already needs none of its own.
-    if held is not None and held.shape[1] > length - stride:
-        count = -(-(held.shape[1] - (length - stride)) // stride)
+            held, covered = held[:, at_once * stride :], length - stride
+    # What segments before have covered needs none of its own.
+    if held is not None and held.shape[1] > covered:
+        count = max(1, -(-(held.shape[1] - (length - stride)) // stride))
         missing = (count - 1) * stride + length - held.shape[1]
         yield _cut(np.pad(held, ((0, 0), (0, missing), (0, 0))), length, stride, count)
 

@@ -1,7 +1,8 @@
 """Categorical conditions of a piece: the classes that a language model is guided by.
 
-A condition is one value a field; value 0 is "unknown" everywhere, which is also what classifier-free guidance drops to.
-`NAMES` is part of every token dataset and model: append values, never reorder them.
+A condition is one value a field; value 0 is "unknown" everywhere, which is also what
+classifier-free guidance drops to. `NAMES` is part of every token dataset and model: append values,
+never reorder them.
 """
 
 import re
@@ -45,7 +46,8 @@ def from_record(record: Record, tempo_scale: float = 1.0) -> np.ndarray:
 
     Args:
       record: metre, tempo and density are those of the longest stretch, mode that of its key.
-      tempo_scale: factor on the tempo that the piece is played at (`render.Performance.tempo_scale`).
+      tempo_scale: factor on the tempo that the piece is played at
+        (`render.Performance.tempo_scale`).
     """
     values = dict.fromkeys(NAMES, UNKNOWN)
     if len(record.metres):
@@ -92,7 +94,8 @@ def describe(condition: np.ndarray) -> str:
 
 
 def _longest(changes: np.ndarray, duration: float) -> np.ndarray:
-    """Of a table of changes [n, 1 + columns] (first column: time in s), the row whose values hold longest in sum."""
+    """Of a table of changes [n, 1 + columns] (first column: time in s), the row whose values hold
+    longest in sum."""
     lengths = np.diff(np.append(changes[:, 0], max(duration, float(changes[-1, 0]))))
     _, groups = np.unique(changes[:, 1:], axis=0, return_inverse=True)
     totals = np.bincount(groups.reshape(-1), weights=lengths)

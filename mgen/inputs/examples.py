@@ -1,6 +1,8 @@
-"""One example of a batch: crop, render or decode, augment. `pipeline` maps these over the order of the records.
+"""One example of a batch: crop, render or decode, augment. `pipeline` maps these over the order of
+the records.
 
-Picklable callables (Grain's workers get copies) of (g, (source, index)), where g numbers the examples of the run.
+Picklable callables (Grain's workers get copies) of (g, (source, index)), where g numbers the
+examples of the run.
 """
 
 import dataclasses
@@ -27,7 +29,8 @@ class Pair:
 
 
 def usable(source: Any, config: Any) -> range | list[int]:
-    """Indices of the pieces that a crop can be taken from: token sequences shorter than a crop are left out.
+    """Indices of the pieces that a crop can be taken from: token sequences shorter than a crop are
+    left out.
 
     Raises:
       UserError: all of them are.
@@ -38,8 +41,8 @@ def usable(source: Any, config: Any) -> range | list[int]:
     found = np.flatnonzero(source.frames >= length).tolist()
     if not found:
         raise UserError(
-            f"{source.folder}: the longest piece of split {source.split!r} has {source.frames.max()} frames,"
-            f" expected {length} for data.seconds={config.seconds}"
+            f"{source.folder}: the longest piece of split {source.split!r} has"
+            f" {source.frames.max()} frames, expected {length} for data.seconds={config.seconds}"
         )
     return found
 
@@ -76,7 +79,8 @@ class Stems:
 
 
 class AudioExample:
-    """{"audio": ...} or {"stems", "mix", "stem_mask", "programs"}, see `pipeline.default_config`."""
+    """{"audio": ...} or {"stems", "mix", "stem_mask", "programs"}, see
+    `pipeline.default_config`."""
 
     def __init__(
         self, sources: Sequence[RecordSource], config: dict[str, Any], seed: int, train: bool
@@ -154,7 +158,8 @@ class AudioExample:
         return Stems(transforms.limit_peak(stems), mask, programs)
 
     def augment(self, crop: Stems, rng: np.random.Generator) -> Stems:
-        """Dropout, loudness, gain, channel swap: in this order, so that the gain is that of what is left."""
+        """Dropout, loudness, gain, channel swap: in this order, so that the gain is that of what is
+        left."""
         config, stems, mask = self.config, crop.stems, crop.mask
         if config["stem_dropout"]:
             stems, mask = transforms.drop_stems(stems, mask, config["stem_dropout"], rng)

@@ -15,8 +15,8 @@ import numpy as np
 from mgen import plot
 from mgen.audio import io, loudness
 from mgen.errors import UserError
-from mgen.inputs import pipeline
 from mgen.inputs.record import OFFSET, ONSET, STEM, Record
+from mgen.inputs.records import dataset_folder, open_records
 from mgen.inputs.render import RenderConfig, render
 from mgen.progress import track
 
@@ -76,23 +76,20 @@ class Levels:
     notes: np.ndarray
 
 
-def read_report(folder: str | Path) -> dict[str, Any]:
-    """The report of a build; `UserError` where `folder` is not a prepared dataset."""
-    path = Path(folder) / REPORT_FILE
-    if not path.is_file():
-        raise UserError(
-            f"{folder}: no {REPORT_FILE} here, expected the folder that prepare_data printed"
-        )
+def read_report(folder: Path) -> dict[str, Any]:
+    """The report that the builder left beside its records; `UserError` where there is none."""
+    path = folder / REPORT_FILE
     try:
         return json.loads(path.read_text())
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path}: not readable JSON ({error})") from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path}: expected the report of prepare_data ({error})") from error
 
 
 def inspect(folder: str | Path, out: str | Path, options: Options) -> None:
     """Prints the tables of a prepared dataset and writes `page.png` and WAV files to `out`."""
     from rich.console import Console
 
+    folder = dataset_folder(folder)
     report = read_report(folder)
     if Path(out).is_file():
         raise UserError(f"--out={out}: a file, expected a folder")
@@ -100,7 +97,7 @@ def inspect(folder: str | Path, out: str | Path, options: Options) -> None:
     examples: list[Crop] = []
     names: list[str] = []
     for split in report["splits"]:
-        records = pipeline.open_records(folder, split)
+        records = open_records(folder, split)
         count = min(options.records, len(records))
         levels[split] = []
         for place in track(range(count), f"measuring {split}", unit="records"):

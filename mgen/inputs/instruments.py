@@ -1,7 +1,7 @@
 """General MIDI instruments by timbre group, their playing ranges, and who plays a stem.
 
-Program numbers count from 0 (General MIDI level 1); 128 is the drum kit. Ranges are sounding MIDI pitches as orchestration
-handbooks give them, a little widened at the top.
+Program numbers count from 0 (General MIDI level 1); 128 is the drum kit. Ranges are sounding MIDI
+pitches as orchestration handbooks give them, a little widened at the top.
 """
 
 import dataclasses
@@ -18,31 +18,28 @@ class Group:
 
     Attributes:
       programs: General MIDI programs of the group.
-      decay: s, the time constant with which a held note dies away; 0 for instruments that sustain.
       release: s from note-off to silence.
     """
 
     programs: tuple[int, ...]
-    decay: float
     release: float
 
 
-# The synthesiser sustains every sample at full level and stops it dead: decay and release are ours.
 GROUPS: dict[str, Group] = {
-    "piano": Group((0, 1, 2, 4, 5), 1.6, 0.10),
-    "mallets": Group((8, 11, 12, 13), 0.8, 0.30),
-    "organ": Group((16, 19, 20, 21), 0.0, 0.06),
-    "guitar": Group((24, 25, 26, 27), 1.1, 0.10),
-    "bass": Group((32, 33, 34, 35), 1.1, 0.08),
-    "strings": Group((40, 41, 42, 43, 48, 49), 0.0, 0.12),
-    "plucked": Group((6, 45, 46, 15), 0.7, 0.20),
-    "voices": Group((52, 53), 0.0, 0.12),
-    "brass": Group((56, 57, 58, 60, 61), 0.0, 0.08),
-    "reeds": Group((64, 65, 66, 68, 69, 70, 71), 0.0, 0.07),
-    "flutes": Group((72, 73, 74, 75), 0.0, 0.07),
-    "drums": Group((DRUM_KIT,), 0.4, 0.05),
+    "piano": Group((0, 1, 2, 4, 5), 0.10),
+    "mallets": Group((8, 11, 12, 13), 0.30),
+    "organ": Group((16, 19, 20), 0.06),
+    "guitar": Group((24, 25, 26, 27), 0.10),
+    "bass": Group((32, 33, 34, 35), 0.08),
+    "strings": Group((40, 41, 42, 43, 48, 49), 0.12),
+    "plucked": Group((6, 45, 46, 15), 0.20),
+    "voices": Group((52, 53), 0.12),
+    "brass": Group((56, 57, 58, 60, 61), 0.08),
+    "reeds": Group((64, 65, 66, 68, 69, 70, 71), 0.07),
+    "flutes": Group((72, 73, 74, 75), 0.07),
+    "drums": Group((DRUM_KIT,), 0.05),
 }
-OTHER = Group((), 0.0, 0.08)
+OTHER = Group((), 0.08)
 DRUM_HOLD = 1.0  # s that a drum sounds, whatever its note length says
 
 RANGES: dict[int, tuple[int, int]] = {
@@ -52,7 +49,8 @@ RANGES: dict[int, tuple[int, int]] = {
     40: (55, 103), 41: (48, 91), 42: (36, 79), 43: (24, 62), 45: (36, 96), 46: (24, 103),
     52: (40, 81), 53: (40, 81),
     56: (52, 86), 57: (36, 74), 58: (26, 62), 60: (34, 77), 61: (36, 84),
-    64: (56, 88), 65: (49, 81), 66: (42, 76), 68: (58, 91), 69: (52, 81), 70: (34, 76), 71: (50, 94),
+    64: (56, 88), 65: (49, 81), 66: (42, 76),
+    68: (58, 91), 69: (52, 81), 70: (34, 76), 71: (50, 94),
     72: (74, 108), 73: (59, 98), 74: (60, 98), 75: (60, 98),
 }  # fmt: skip
 ANY_PITCH = (0, 127)

@@ -1,10 +1,12 @@
 """From prepared datasets to batches: one Grain pipeline for audio, stems and tokens.
 
-  order of records (shuffled anew each epoch) -> example g: crop, render or decode, augment -> batch -> workers or a thread
+  order of records (shuffled anew each epoch) -> example g: crop, render or decode, augment -> batch
+  -> workers or a thread
 
-Example g draws from `default_rng([seed, g])`, whoever computes it: batches do not depend on the number of workers, threads or
-processes, and the state of the iterator is a few integers. With several processes, process p of P takes every P-th example,
-so together they see the batch that one process would see.
+Example g draws from `default_rng([seed, g])`, whoever computes it: batches do not depend on the
+number of workers, threads or processes, and the state of the iterator is a few integers. With
+several processes, process p of P takes every P-th example, so together they see the batch that one
+process would see.
 """
 
 from collections.abc import Sequence
@@ -31,18 +33,22 @@ SOURCES = ("any", "mix", "stems")
 def default_config(**overrides: Any) -> ml_collections.ConfigDict:
     """The `data` part of a config, locked; `render` is a dict of `RenderConfig` fields.
 
-    dataset: prepared dataset (a folder), or several separated by commas and mixed by `weights` (all alike if empty).
+    dataset: prepared dataset (a folder), or several separated by commas and mixed by `weights` (all
+      alike if empty).
     train_split, eval_split: names of splits.
-    view: "audio" {audio [B, T, C]}, "stems" {stems [B, S, T, C], mix [B, T, C], stem_mask [B, S], programs [B, S]},
-      "codes" {codes [B, F, K], attributes [B, A]}.
+    view: "audio" {audio [B, T, C]}, "stems" {stems [B, S, T, C], mix [B, T, C], stem_mask [B, S],
+      programs [B, S]}, "codes" {codes [B, F, K], attributes [B, A]}.
     sample_rate: Hz; channels: 1 or 2; seconds: length of a crop; batch_size: over all processes.
     source: what "audio" is: the "mix", one of the "stems", or "any" of them with equal chance.
-    min_loudness: dB RMS; quieter crops are drawn again, `attempts` times in all, and the loudest is taken.
+    min_loudness: dB RMS; quieter crops are drawn again, `attempts` times in all, and the loudest is
+      taken.
     loudness: LUFS that the mix is brought to, None leaves it.
-    gain_db: (low, high) of a random gain. swap_channels: left for right half the time. All gains keep |audio| <= 1.
+    gain_db: (low, high) of a random gain. swap_channels: left for right half the time. All gains
+      keep |audio| <= 1.
     remix: probability of an example whose stems come from different pieces.
     stem_dropout: probability that a present stem is silenced (one always stays).
-    workers: processes; 0 computes in this one. prefetch: batches made ahead (by a thread, or by each worker).
+    workers: processes; 0 computes in this one. prefetch: batches made ahead (by a thread, or by
+      each worker).
     seed: added to the seed of the run.
     """
     config = ml_collections.ConfigDict(
@@ -88,13 +94,17 @@ def make_iterator(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator:
-    """Batches of this process's `batch_size / process_count` examples, numpy arrays by name (see `default_config`).
+    """Batches of this process's `batch_size / process_count` examples, numpy arrays by name (see
+    `default_config`).
 
-    Training: endless; every epoch has its own order, crops and augmentations. Evaluation: one pass in the order of the dataset,
-    one crop a piece, without augmentation; the last batch is filled up from the start of the split, so that every piece is seen.
+    Training: endless; every epoch has its own order, crops and augmentations. Evaluation: one pass
+      in the order of the dataset,
+    one crop a piece, without augmentation; the last batch is filled up from the start of the split,
+    so that every piece is seen.
 
-    The iterator has `get_state`, `set_state` and `close`, and goes into an Orbax checkpoint as `grain.checkpoint.CheckpointSave(it)`.
-    With `workers` > 0 the main module must be importable (an `if __name__ == "__main__"` guard in a script).
+    The iterator has `get_state`, `set_state` and `close`, and goes into an Orbax checkpoint as
+    `grain.checkpoint.CheckpointSave(it)`. With `workers` > 0 the main module must be importable (an
+    `if __name__ == "__main__"` guard in a script).
 
     Raises:
       UserError: a bad field, dataset or split.
@@ -106,12 +116,14 @@ def make_iterator(
     if not train:
         batches = -(-len(order) // config.batch_size)
         order = order.repeat()[: batches * config.batch_size]
-    # The index is taken before the split over processes: it is the number of the example in the global stream.
+    # The index is taken before the split over processes: it is the number of the example in the
+    # global stream.
     data = order.map_with_index(builder)[process_index::process_count]
     data = data.batch(config.batch_size // process_count, drop_remainder=True)
     ahead = max(0, config.prefetch)
     if not config.workers:
-        # One thread: the synthesiser is not for several, and the others would fight for the interpreter.
+        # One thread: the synthesiser is not for several, and the others would fight for the
+        # interpreter.
         threads = min(1, ahead)
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
         return iter(data.to_iter_dataset(options))
@@ -129,7 +141,8 @@ def check(config: ml_collections.ConfigDict, requires: dict[str, Any]) -> dict[s
       requires: manifest fields that token datasets must have (`Task.requires`).
 
     Returns:
-      name -> hash of the artefacts that the tokens were made by (`parents` of their manifest); {} for audio.
+      name -> hash of the artefacts that the tokens were made by (`parents` of their manifest); {}
+      for audio.
 
     Raises:
       UserError: a bad field, dataset or split, or tokens of another codec than `requires` says.
@@ -157,7 +170,8 @@ def _open(config: ml_collections.ConfigDict, split: str) -> list[Any]:
         raise UserError("data.dataset is empty, expected the folder of a prepared dataset")
     if len(config.weights) not in (0, len(paths)):
         raise UserError(
-            f"data.weights has {len(config.weights)} values, expected one for each of {len(paths)} datasets"
+            f"data.weights has {len(config.weights)} values, expected one for each of the"
+            f" {len(paths)} datasets"
         )
     if config.view == "codes":
         return [tokens.open_tokens(path, split) for path in paths]
@@ -212,7 +226,8 @@ def _validate(config: ml_collections.ConfigDict, process_count: int) -> None:
             raise UserError(f"data.{field} is {config[field]!r}, expected 0 or more")
     if config.batch_size % process_count:
         raise UserError(
-            f"data.batch_size is {config.batch_size}, expected a multiple of the {process_count} processes"
+            f"data.batch_size is {config.batch_size}, expected a multiple of the {process_count}"
+            " processes"
         )
 
 

@@ -1,7 +1,8 @@
 """One record type for scores and recordings, so that every model trains on any dataset.
 
-A record is a piece (scores: notes, no audio; the loader renders it) or a segment of at most 30 s of a recording (one FLAC a
-stem, decoded from memory). Times are seconds from the start of the record. `data/*` write records with TFDS; Grain reads them.
+A record is a piece (scores: notes, no audio; the loader renders it) or a segment of at most 30 s of
+a recording (one FLAC a stem, decoded from memory). Times are seconds from the start of the record.
+`data/*` write records with TFDS; Grain reads them.
 """
 
 import dataclasses
@@ -26,11 +27,13 @@ class Record:
       stem_names: S names, the slots of the dataset in order ("bass", "drums", "guitar", "piano").
       stem_mask: bool [S], False where the stem is missing (its audio is zeros).
       programs: int32 [S], General MIDI program 0-127, 128 drum kit, -1 unknown.
-      notes: float32 [N, 5]: onset s, offset s, MIDI pitch, velocity 1-127, stem index; sorted by (onset, stem, pitch).
+      notes: float32 [N, 5]: onset s, offset s, MIDI pitch, velocity 1-127, stem index; sorted by
+          (onset, stem, pitch).
       tempi: float32 [n, 2]: time s, quarter notes a minute.
       metres: float32 [n, 3]: time s, numerator, denominator.
       beats, downbeats: float32 [n], times in s.
-      chord_times: float32 [n] and chords: n labels in Harte's syntax ("G:maj", "D:min7", "N"); a label holds until the next time.
+      chord_times: float32 [n] and chords: n labels in Harte's syntax ("G:maj", "D:min7", "N"); a
+          label holds until the next time.
       captions: descriptions of the record, possibly none.
       audio: S FLAC byte strings (b"" where the stem is missing), or empty for a score.
       sample_rate: Hz of `audio`; 0 for a score.

@@ -12,7 +12,8 @@ _INFO = "dataset_info.json"
 
 
 def dataset_folder(path: str | Path) -> Path:
-    """The folder of a prepared dataset: `path`, or the only one at most three levels below it (name/config/version).
+    """The folder of a prepared dataset: `path`, or the only one at most three levels below it
+    (name/config/version).
 
     Raises:
       UserError: there is none, or several.
@@ -62,7 +63,8 @@ class RecordSource:
             return from_example(self._features.deserialize_example_np(self._files[index]))
         except Exception as error:
             raise UserError(
-                f"{self.folder}: record {index} of split {self.split!r} cannot be read ({first_line(error)})"
+                f"{self.folder}: record {index} of split {self.split!r} cannot be read; is it a"
+                f" dataset of mgen? ({first_line(error)})"
             ) from error
 
     def __getstate__(self) -> dict[str, Any]:
@@ -81,7 +83,8 @@ class RecordSource:
             ) from error
         if len(self._files) != self._length:
             raise UserError(
-                f"{self.folder}: split {self.split!r} has {len(self._files)} records, its info says {self._length}"
+                f"{self.folder}: split {self.split!r} has {len(self._files)} records,"
+                f" its info says {self._length}"
             )
 
     def _shards(self) -> tuple[list[Path], int]:

@@ -3,13 +3,14 @@
   mix[t, c] = sum_s stems[s, t, c]                                            exactly, in float32
   stems[s]  = gain * ((delta + wet_s * h_s) convolved with sum_n a_n * w_n(t - onset_n))
 
-w_n is the waveform of one note (symusic's synthesiser with a SoundFont, rendered once and kept), a_n = (velocity / 127)^2
-(SoundFont 2.04, section 8.4.1: a concave curve of 40 dB a decade), h_s an impulse response of exponentially decaying noise (the
-statistical model of late reverberation: Moorer, "About this reverberation business", CMJ 3(2), 1979). Everything is linear
-and time-invariant, so a crop is a slice of the whole rendering. What symusic 0.5.9 leaves out is done here: it ignores
-velocities, sustains plucked notes for ever and ends notes without a release.
+w_n is the waveform of one note (`mgen.inputs.soundfont`, played once and kept),
+a_n = (velocity / 127)^2 (SoundFont 2.04, section 8.4.1: a concave curve of 40 dB a decade), h_s an
+impulse response of exponentially decaying noise (the statistical model of late reverberation:
+Moorer, "About this reverberation business", CMJ 3(2), 1979). Everything is linear and
+time-invariant, so a crop is a slice of the whole rendering.
 
-All draws depend on (piece id, seed) only; the crop, and so the batch or the worker, never changes them.
+All draws depend on (piece id, seed) only; the crop, and so the batch or the worker, never changes
+them.
 """
 
 import dataclasses
@@ -23,9 +24,7 @@ from mgen.inputs import instruments, synth
 from mgen.inputs.record import DRUM_KIT, OFFSET, ONSET, PITCH, STEM, VELOCITY, Record
 
 MAX_TIMING_JITTER = 0.010  # s; beyond it the parts audibly fall apart
-WET_HEADROOM = (
-    2.5  # a room's response to a tone exceeds its mean (1) by less than this almost surely
-)
+NORM, HEADROOM = 1.5, 1.2  # see `_peak_estimate`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,9 +33,11 @@ class RenderConfig:
 
     Attributes:
       sample_rate: Hz.
-      channels: 1 or 2; in stereo every stem has a place and the reverberation of the two channels is independent.
+      channels: 1 or 2; in stereo every stem has a place and the reverberation of the two channels
+        is independent.
       soundfont: path of an SF2 file; "" is TimGM6mb, which comes with pretty_midi.
-      instruments_by_role: draw an instrument for every stem; False keeps the record's programs (unknown ones are drawn).
+      instruments_by_role: draw an instrument for every stem; False keeps the record's programs
+        (unknown ones are drawn).
       tempo: factor on the tempo.
       transpose: semitones, whole; both ends included. Drums stay.
       velocity: factor on the velocities of a stem.
@@ -47,7 +48,8 @@ class RenderConfig:
       reverb_time: s, time to fall by 60 dB.
       wet: amplitude of the reverberation against the direct sound, for each stem.
       pan: largest distance of a stem from the centre, 0 to 1 (stereo only).
-      peak: bound on |mix| that the gain of a piece is set for.
+      peak: what |mix| should stay below; the gain of a piece is set by an estimate
+        (`_peak_estimate`).
     """
 
     sample_rate: int = 16000
@@ -97,12 +99,14 @@ PLAIN: dict[str, Any] = {
     "timing_jitter": 0.0,
     "level": (0.0, 0.0),
 }
-"""Fields of a `RenderConfig` that plays the score as written: `RenderConfig(sample_rate=44100, **PLAIN)`."""
+"""Fields of a `RenderConfig` that plays the score as written: `RenderConfig(sample_rate=44100,
+**PLAIN)`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Performance:
-    """A piece as it will be played: everything drawn, nothing rendered yet. Times are s of the performance.
+    """A piece as it will be played: everything drawn, nothing rendered yet. Times are s of the
+    performance.
 
     Attributes:
       notes: float32 [N, 5], columns as `Record.notes`, sorted by (onset, stem, pitch).
@@ -110,7 +114,8 @@ class Performance:
       stem_mask: bool [S].
       duration: s; reverberation and releases ring on after it.
       tempo_scale, transpose: what was drawn.
-      amplitudes: float32 [S, C], factor of each stem in each channel, the gain of the piece included.
+      amplitudes: float32 [S, C], factor of each stem in each channel, the gain of the piece
+        included.
       gain: the gain of the piece.
       wet: float32 [S]; room: impulse response (reverberation time s, index of each stem).
       config: how it was drawn.
@@ -145,7 +150,8 @@ class Rendered:
       programs: int32 [S], the instruments that play.
       notes: float32 [N, 5], the notes that sound in the crop, cut to it.
       beats, downbeats: float32 [n].
-      chord_times: float32 [n], and chords: n labels (transposed); the first holds from 0 if a chord sounds there.
+      chord_times: float32 [n], and chords: n labels (transposed); the first holds from 0 if a chord
+        sounds there.
       gain, tempo_scale, transpose: of the piece.
       sample_rate: Hz.
     """
@@ -168,12 +174,14 @@ class Rendered:
 def render(
     record: Record, *, start: float, duration: float, seed: int, config: RenderConfig
 ) -> Rendered:
-    """Renders `duration` s from `start` s of `record` as performed with `seed`; see `perform` and `render_crop`."""
+    """Renders `duration` s from `start` s of `record` as performed with `seed`; see `perform` and
+    `render_crop`."""
     return render_crop(perform(record, seed=seed, config=config), start=start, duration=duration)
 
 
 def perform(record: Record, *, seed: int, config: RenderConfig) -> Performance:
-    """Draws instruments, tempo, transposition, dynamics, timing and room of a piece from (record.id, seed).
+    """Draws instruments, tempo, transposition, dynamics, timing and room of a piece from
+    (record.id, seed).
 
     Raises:
       UserError: `record` is a recording, or the SoundFont cannot be read.
@@ -187,7 +195,7 @@ def perform(record: Record, *, seed: int, config: RenderConfig) -> Performance:
     velocity_scale = rng.uniform(*config.velocity, size=stems)
     level = 10 ** (rng.uniform(*config.level, size=stems) / 20)
     pan = rng.uniform(-config.pan, config.pan, size=stems)
-    wet = rng.uniform(*config.wet, size=stems) if config.reverb else np.zeros(stems)
+    wet = rng.uniform(*config.wet, size=stems)
     # In steps of 0.05 s: impulse responses are shared between pieces.
     reverb_time = max(0.05, round(rng.uniform(*config.reverb_time) * 20) / 20)
     rooms = rng.integers(synth.ROOMS, size=stems)
@@ -206,7 +214,8 @@ def perform(record: Record, *, seed: int, config: RenderConfig) -> Performance:
     notes = notes.astype(np.float32)
     notes = notes[np.lexsort((notes[:, PITCH], notes[:, STEM], notes[:, ONSET]))]
 
-    # The nearer channel at full level, the other one lower: no channel is ever above the mono level.
+    # The nearer channel at full level, the other one lower: no channel is ever above the mono
+    # level.
     sides = (
         np.ones((stems, 1)) if config.channels == 1 else np.minimum(1, 1 + np.outer(pan, (-1, 1)))
     )
@@ -214,7 +223,7 @@ def perform(record: Record, *, seed: int, config: RenderConfig) -> Performance:
         [synth.levels(config.soundfont, config.sample_rate, p)[1] for p in programs.tolist()]
     )
     amplitudes = level * record.stem_mask * loudness
-    gain = config.peak / _peak_bound(notes, programs, amplitudes * (1 + WET_HEADROOM * wet), config)
+    gain = config.peak / _peak_estimate(notes, programs, amplitudes, config)
     return Performance(
         notes=notes,
         programs=programs,
@@ -282,7 +291,8 @@ def render_crop(performance: Performance, *, start: float, duration: float) -> R
 
 
 def transpose_chord(label: str, semitones: int) -> str:
-    """Transposes a chord label in Harte's syntax ("F#:min7", "Bb:maj/3", "N"); flats are respelt as in `SPELLING`."""
+    """Transposes a chord label in Harte's syntax ("F#:min7", "Bb:maj/3", "N"); flats are respelt as
+    in `SPELLING`."""
     root, separator, quality = label.partition(":")
     if not root or root[0] not in _NATURAL:
         return label
@@ -303,7 +313,8 @@ def _integer(text: str) -> int:
 def _programs(
     record: Record, transpose: int, config: RenderConfig, rng: np.random.Generator
 ) -> np.ndarray:
-    """int32 [S]: drawn by role, or the record's where `instruments_by_role` is off and it has them."""
+    """int32 [S]: drawn by role, or the record's where `instruments_by_role` is off and it has
+    them."""
     spans: list[tuple[float, float]] = []
     for stem in range(len(record.stem_names)):
         pitches = record.notes[record.notes[:, STEM] == stem, PITCH]
@@ -314,29 +325,33 @@ def _programs(
         )
     drawn = instruments.draw_programs(record.stem_names, spans, rng)
     recorded = np.asarray(record.programs, np.int32)
-    # The kit's notes are keys, not pitches: they must stay drums, and pitched notes must not become drums.
+    # The kit's notes are keys, not pitches: they must stay drums, and pitched notes must not become
+    # drums.
     keep = (recorded == DRUM_KIT) | (recorded >= 0) & (not config.instruments_by_role)
     return np.where(keep, recorded, drawn).astype(np.int32)
 
 
-def _peak_bound(
+def _peak_estimate(
     notes: np.ndarray, programs: np.ndarray, amplitudes: np.ndarray, config: RenderConfig
 ) -> float:
-    """Largest sum over time of the peaks of the notes that sound together: |mix| stays below it (triangle inequality)."""
+    """What |mix| stays below at gain 1: `HEADROOM` times the largest p-norm, p = `NORM`, of the
+    peaks of the notes that sound together.
+
+    An estimate, not a bound: a sum of the peaks (p = 1) would be three times what is reached, a sum
+    of powers (p = 2) misses notes in unison.
+    """
     if not len(notes):
         return 1.0
     stem, pitch = notes[:, STEM].astype(np.int64), notes[:, PITCH].astype(np.int64)
-    peaks = np.stack(
-        [synth.levels(config.soundfont, config.sample_rate, p)[0] for p in programs.tolist()]
-    )
-    release = np.array([instruments.group_of(p).release for p in programs.tolist()])
+    players = programs.tolist()
+    peaks = np.stack([synth.levels(config.soundfont, config.sample_rate, p)[0] for p in players])
+    release = np.array([instruments.group_of(p).release for p in players])
     height = (peaks * amplitudes[:, None])[stem, pitch] * (notes[:, VELOCITY] / 127) ** 2
-    hold = _hold(notes, programs)
-    # The reverberation of a note that ended still sounds: it counts in full until half-way down (30 dB).
-    ringing = release[stem] + (config.reverb_time[1] / 2 if config.reverb else 0)
-    times = np.concatenate([notes[:, ONSET], notes[:, ONSET] + hold + ringing])
-    changes = np.concatenate([height, -height])[np.argsort(times, kind="stable")]
-    return max(float(np.cumsum(changes).max()), 1e-3)
+    times = np.concatenate([notes[:, ONSET], notes[:, ONSET] + _hold(notes, programs)])
+    times[len(notes) :] += release[stem]
+    terms = height**NORM
+    changes = np.concatenate([terms, -terms])[np.argsort(times, kind="stable")]
+    return HEADROOM * max(float(np.cumsum(changes).max()), 1e-6) ** (1 / NORM)
 
 
 def _hold(notes: np.ndarray, programs: np.ndarray) -> np.ndarray:
@@ -347,7 +362,8 @@ def _hold(notes: np.ndarray, programs: np.ndarray) -> np.ndarray:
 
 
 def _direct_sound(performance: Performance, begin: int, length: int) -> np.ndarray:
-    """float32 [S, length]: the notes without reverberation, stem amplitude or gain, from sample `begin` (may be < 0)."""
+    """float32 [S, length]: the notes without reverberation, stem amplitude or gain, from sample
+    `begin` (may be < 0)."""
     config, rate = performance.config, performance.config.sample_rate
     notes, programs = performance.notes, performance.programs
     out = np.zeros((len(programs), length), np.float32)
@@ -361,8 +377,8 @@ def _direct_sound(performance: Performance, begin: int, length: int) -> np.ndarr
     heights = (notes[:, VELOCITY] / 127) ** 2
     for n in np.flatnonzero((onsets < length) & (ends > 0)).tolist():
         onset, hold, end, stem = int(onsets[n]), int(holds[n]), int(ends[n]), int(notes[n, STEM])
-        steps = -(-(end - onset) // int(synth.NOTE_STEP * rate))
-        wave = synth.note(config.soundfont, rate, int(programs[stem]), int(notes[n, PITCH]), steps)
+        program, pitch = int(programs[stem]), int(notes[n, PITCH])
+        wave = synth.note(config.soundfont, rate, program, pitch, end - onset)
         first, last = max(0, -onset), min(end, length) - onset
         piece = wave[first:last] * heights[n]
         if last > hold:

@@ -1,14 +1,15 @@
-"""Token datasets: codes of a codec in ArrayRecord shards, with the manifest of where they came from.
+"""Token datasets: codes of a codec in ArrayRecord shards, with the manifest of where they came
+from.
 
-  folder/manifest.json                            kind "tokens", sample_rate, frame_rate, codebooks, codebook_size, ...
-  folder/train-00003-of-00008.array_record        one msgpack dict a piece: id, codes [F, K], attributes [A]
-  folder/train-00003-of-00008.index.json          frames of every piece, in order
+  folder/manifest.json                            kind "tokens", sample_rate, frame_rate, codebooks,
+  codebook_size, ... folder/train-00003-of-00008.array_record        one msgpack dict a piece: id,
+  codes [F, K], attributes [A] folder/train-00003-of-00008.index.json          frames of every
+  piece, in order
 
-A shard appears under its name only when it is complete and is never rewritten, so an interrupted extraction goes on with the
-shards that are missing, on as many machines as there are.
+A shard appears under its name only when it is complete and is never rewritten, so an interrupted
+extraction goes on with the shards that are missing, on as many machines as there are.
 """
 
-import contextlib
 import json
 import os
 import re
@@ -107,7 +108,8 @@ class ShardWriter:
 
 
 class TokenSource:
-    """Random access to the pieces of a split; opens its files where it is first read, so it can be pickled.
+    """Random access to the pieces of a split; opens its files where it is first read, so it can be
+    pickled.
 
     Attributes:
       manifest: of the dataset.
@@ -129,11 +131,9 @@ class TokenSource:
         self._readers: dict[int, Any] = {}
         # An incomplete file must be found now, not in the middle of a training.
         for shard, path in enumerate(self._paths):
-            with contextlib.closing(_open(path)) as reader:
-                if reader.num_records() != len(lengths[shard]):
-                    raise UserError(
-                        f"{path}: {reader.num_records()} pieces, its index says {len(lengths[shard])}"
-                    )
+            count = _open(path).num_records()
+            if count != len(lengths[shard]):
+                raise UserError(f"{path}: {count} pieces, its index says {len(lengths[shard])}")
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -166,8 +166,8 @@ class TokenSource:
         counts = {count for _, count in shards[self.split].values()}
         if len(counts) != 1 or len(shards[self.split]) != max(counts):
             raise UserError(
-                f"{self.folder}: split {self.split!r} has {len(shards[self.split])} of {max(counts)} shards;"
-                " the extraction is not finished, run it again"
+                f"{self.folder}: split {self.split!r} has {len(shards[self.split])} of"
+                f" {max(counts)} shards; the extraction is not finished, run it again"
             )
         return [path for _, (path, _) in sorted(shards[self.split].items())]
 
@@ -188,7 +188,8 @@ def open_tokens(path: str | Path, split: str, expect: dict[str, Any] | None = No
       expect: manifest fields that must hold, such as `{"codec_hash": ..., "codebooks": 4}`.
 
     Raises:
-      UserError: no manifest, other manifest fields than expected, no such split, missing shards, a truncated file.
+      UserError: no manifest, other manifest fields than expected, no such split, missing shards, a
+        truncated file.
     """
     return TokenSource(path, split, expect)
 
@@ -196,10 +197,10 @@ def open_tokens(path: str | Path, split: str, expect: dict[str, Any] | None = No
 def _open(path: Path) -> Any:
     from array_record.python.array_record_module import ArrayRecordReader
 
-    try:
-        return ArrayRecordReader(str(path))
-    except Exception as error:
-        raise UserError(f"{path}: truncated or no ArrayRecord ({_first_line(error)})") from error
+    reader = ArrayRecordReader(str(path))
+    if not reader.ok():
+        raise UserError(f"{path}: truncated, or not an ArrayRecord file")
+    return reader
 
 
 def _index_path(path: Path) -> Path:

@@ -1,7 +1,7 @@
 """Augmentations of stems on the host: pure functions of arrays and an explicit random generator.
 
-Stems are float32 [S, T, C], masks bool [S]; arrays given are never written to. The mix is always the sum of the stems, so
-whatever changes a stem changes the mix.
+Stems are float32 [S, T, C], masks bool [S]; arrays given are never written to. The mix is always
+the sum of the stems, so whatever changes a stem changes the mix.
 """
 
 from collections.abc import Callable

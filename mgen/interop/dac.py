@@ -1,6 +1,7 @@
 """transformers' `DacModel` <-> our codec: Descript Audio Codec 16, 24 and 44.1 kHz.
 
-Released weights have weight norm folded into the kernels; with `norm="weight"` they become directions and gains to train on.
+Released weights have weight norm folded into the kernels; with `norm="weight"` they become
+directions and gains to train on.
 """
 
 from collections.abc import Mapping
@@ -16,7 +17,9 @@ from mgen.typing import Params
 
 
 def config(released: Mapping[str, Any], norm: str = "none") -> CodecConfig:
-    """`CodecConfig` of a released config.json (or `DacConfig.to_dict()`); `norm` "weight" to train on."""
+    """`CodecConfig` of a released config.json (or `DacConfig.to_dict()`); `norm` "weight" to train
+    on.
+    """
     r = released
     strides = tuple(r["downsampling_ratios"])
     width = 2 ** len(strides)
@@ -73,7 +76,9 @@ def from_torch(config: CodecConfig, state: StateDict) -> dict[str, Params]:
 def to_torch(
     config: CodecConfig, variables: dict[str, Params], naming: str = "parametrized"
 ) -> StateDict:
-    """The state dict that `from_torch` reads; with `norm="none"` as released, else with weight norm in the given naming."""
+    """The state dict that `from_torch` reads; with `norm="none"` as released, else with weight norm
+    in the given naming.
+    """
     state = write_layers(block_slots(config), variables["params"], naming)
     stacked = variables["params"]["quantizer"]
     for k in range(config.num_codebooks):

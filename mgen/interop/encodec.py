@@ -1,6 +1,7 @@
 """transformers' `EncodecModel` <-> our codec: EnCodec 24, 32 (MusicGen) and 48 kHz.
 
-Their encoder and decoder are numbered lists with the activations in them, as ours are named ones, so layer i is layer i.
+Their encoder and decoder are numbered lists with the activations in them, as ours are named ones,
+so layer i is layer i.
 """
 
 import math
@@ -22,7 +23,9 @@ NORMS = {"weight_norm": "weight", "time_group_norm": "time_group"}
 
 
 def config(released: Mapping[str, Any]) -> CodecConfig:
-    """`CodecConfig` of a released config.json (or `EncodecConfig.to_dict()`). Raises `UserError` for what has no counterpart."""
+    """`CodecConfig` of a released config.json (or `EncodecConfig.to_dict()`). Raises `UserError`
+    for what has no counterpart.
+    """
     r = released
     if r["trim_right_ratio"] != 1.0:
         raise UserError(
@@ -65,7 +68,9 @@ def config(released: Mapping[str, Any]) -> CodecConfig:
 
 
 def from_torch(config: CodecConfig, state: StateDict) -> dict[str, Params]:
-    """Variables {"params", "codebook"} from a state dict. Raises `UserError` naming the tensor that is amiss."""
+    """Variables {"params", "codebook"} from a state dict. Raises `UserError` naming the tensor that
+    is amiss.
+    """
     reader = Reader(state)
     params = read_layers(reader, _slots(config))
     books: dict[str, list[Any]] = {"embed": [], "embed_avg": [], "cluster_size": []}
@@ -86,7 +91,9 @@ def from_torch(config: CodecConfig, state: StateDict) -> dict[str, Params]:
 
 
 def to_torch(config: CodecConfig, variables: dict[str, Params]) -> StateDict:
-    """The state dict that `from_torch` reads; `EncodecModel.load_state_dict` takes it with `strict=True`."""
+    """The state dict that `from_torch` reads; `EncodecModel.load_state_dict` takes it with
+    `strict=True`.
+    """
     state = write_layers(_slots(config), variables["params"])
     book = variables["codebook"]["quantizer"]
     for k in range(config.num_codebooks):

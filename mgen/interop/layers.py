@@ -1,4 +1,6 @@
-"""Codec layers in and out of state dicts: a release's name map is a list of slots, read and written by one code."""
+"""Codec layers in and out of state dicts: a release's name map is a list of slots, read and written
+by one code.
+"""
 
 import dataclasses
 from collections.abc import Iterable, Iterator
@@ -21,7 +23,8 @@ SNAKES = {"snake": {"alpha": "alpha"}, "snake_beta": {"log_alpha": "alpha", "log
 
 @dataclasses.dataclass(frozen=True)
 class Slot:
-    """A layer's `path` in our parameter tree, its `name` in the state dict, and the (unbound) layer itself.
+    """A layer's `path` in our parameter tree, its `name` in the state dict, and the (unbound) layer
+    itself.
 
     The norm of a group-normalised convolution "x.conv" is "x.norm" over there.
     """
@@ -52,7 +55,9 @@ def read_layers(reader: Reader, slots: Iterable[Slot]) -> Params:
 
 
 def write_layers(slots: Iterable[Slot], params: Params, naming: str = "parametrized") -> StateDict:
-    """State dict entries of every slot; `naming` of weight norm as in `torch_weights.WEIGHT_NORM_NAMES`."""
+    """State dict entries of every slot; `naming` of weight norm as in
+    `torch_weights.WEIGHT_NORM_NAMES`.
+    """
     state: StateDict = {}
     for slot in slots:
         if slot.has_params:
@@ -113,7 +118,9 @@ def _write(slot: Slot, params: Params, naming: str) -> StateDict:
 
 
 def block_slots(config: CodecConfig) -> Iterator[Slot]:
-    """Slots of DAC and Oobleck: conv1, block.i.{res_unit1.., snake1, conv1 | conv_t1}, snake1, conv2 in either half."""
+    """Slots of DAC and Oobleck: conv1, block.i.{res_unit1.., snake1, conv1 | conv_t1}, snake1,
+    conv2 in either half.
+    """
     ends = {"conv_in": "conv1", "act_out": "snake1", "conv_out": "conv2"}
     stage_parts = {"act": "snake1", "down": "conv1", "up": "conv_t1"}
     unit_parts = {"act_0": "snake1", "conv_0": "conv1", "act_1": "snake2", "conv_1": "conv2"}

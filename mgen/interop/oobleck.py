@@ -11,7 +11,9 @@ from mgen.typing import Params
 
 
 def config(released: Mapping[str, Any], norm: str = "weight") -> CodecConfig:
-    """`CodecConfig` of a released config.json (or `AutoencoderOobleck.config`). Raises `UserError` where the widths disagree."""
+    """`CodecConfig` of a released config.json (or `AutoencoderOobleck.config`). Raises `UserError`
+    where the widths disagree.
+    """
     r = released
     if r["encoder_hidden_size"] != 2 * r["decoder_input_channels"]:
         raise UserError(

@@ -1,7 +1,9 @@
-"""What all name maps share: reading safetensors, taking tensors by name, layouts of convolutions and LSTMs.
+"""What all name maps share: reading safetensors, taking tensors by name, layouts of convolutions
+and LSTMs.
 
-PyTorch keeps convolution weights as [out, in, k] (transposed ones as [in, out, k]), ours are [k, in, out]; its weight norm
-stores gain and direction as `parametrizations.weight.original0/1` or, before 2.1, `weight_g/weight_v`.
+PyTorch keeps convolution weights as [out, in, k] (transposed ones as [in, out, k]), ours are [k,
+in, out]; its weight norm stores gain and direction as `parametrizations.weight.original0/1` or,
+before 2.1, `weight_g/weight_v`.
 """
 
 from pathlib import Path
@@ -21,7 +23,9 @@ WEIGHT_NORM_NAMES = {
 
 
 def load_safetensors(path: str | Path) -> StateDict:
-    """Tensors of a safetensors file by name. Raises `UserError` where the file is missing, truncated or not of this format."""
+    """Tensors of a safetensors file by name. Raises `UserError` where the file is missing,
+    truncated or not of this format.
+    """
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
@@ -35,7 +39,9 @@ def load_safetensors(path: str | Path) -> StateDict:
 
 
 class Reader:
-    """Takes tensors out of a state dict, each checked and counted, so that nothing is lost unnoticed."""
+    """Takes tensors out of a state dict, each checked and counted, so that nothing is lost
+    unnoticed.
+    """
 
     def __init__(self, state: StateDict):
         self.state = state
@@ -55,7 +61,9 @@ class Reader:
         return tensor.astype(np.float32)
 
     def finish(self, ignore: tuple[str, ...] = ()) -> None:
-        """Raises `UserError` naming the first tensor that was not taken and whose name has no suffix of `ignore`."""
+        """Raises `UserError` naming the first tensor that was not taken and whose name has no
+        suffix of `ignore`.
+        """
         left = [name for name in self.state if name not in self.taken and not name.endswith(ignore)]
         if left:
             raise UserError(
@@ -73,7 +81,9 @@ class Reader:
         transposed: bool = False,
         bias: bool = True,
     ) -> dict[str, ndarray]:
-        """Our {"kernel", ["scale" | "scale_in"], ["bias"]} of the convolution `name`, weight-normalised or not on either side."""
+        """Our {"kernel", ["scale" | "scale_in"], ["bias"]} of the convolution `name`,
+        weight-normalised or not on either side.
+        """
         rows, columns = (inputs, outputs) if transposed else (outputs, inputs)
         shape, gain_shape = (rows, columns, kernel_size), (rows, 1, 1)
         gain = None
@@ -99,7 +109,9 @@ class Reader:
         return params
 
     def lstm(self, name: str, layers: int, features: int) -> dict[str, ndarray]:
-        """Our parameters of the unidirectional LSTM `name`; gates are in PyTorch's order on both sides."""
+        """Our parameters of the unidirectional LSTM `name`; gates are in PyTorch's order on both
+        sides.
+        """
         params = {}
         for i in range(layers):
             for ours, theirs in (("input", "ih"), ("hidden", "hh")):

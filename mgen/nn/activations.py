@@ -27,7 +27,9 @@ NAMES = (*PLAIN, "snake", "snake_beta")
 
 
 class Activation(nn.Module):
-    """The activation called `kind` (one of `NAMES`) on [B, T, C] with C = `features`. Stateless, so a stream is its offline self."""
+    """The activation called `kind` (one of `NAMES`) on [B, T, C] with C = `features`. Stateless, so
+    a stream is its offline self.
+    """
 
     kind: str
     features: int

@@ -1,8 +1,10 @@
-"""One-dimensional convolutions of codecs: causal or centred, weight- or group-normalised, streamable.
+"""One-dimensional convolutions of codecs: causal or centred, weight- or group-normalised,
+streamable.
 
-Padding follows SEANet (EnCodec): an input of T steps gives ceil(T / stride) outputs; causal layers pad kernel - stride steps on
-the left, centred ones split them with the larger half on the left. With even strides, and with inputs that are multiples of
-odd ones, this is also the padding of DAC and Oobleck.
+Padding follows SEANet (EnCodec): an input of T steps gives ceil(T / stride) outputs; causal layers
+pad kernel - stride steps on the left, centred ones split them with the larger half on the left.
+With even strides, and with inputs that are multiples of odd ones, this is also the padding of DAC
+and Oobleck.
 """
 
 import flax.linen as nn
@@ -22,7 +24,8 @@ KERNEL_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 def pad_time(x: Float[Array, "B T C"], left: int, right: int, mode: str) -> Array:
     """Pads time by zeros ("constant") or by mirroring without the edge ("reflect").
 
-    An input too short to mirror is extended by zeros first, and as many steps are taken off the end (EnCodec).
+    An input too short to mirror is extended by zeros first, and as many steps are taken off the end
+    (EnCodec).
     """
     if mode == "constant":
         return jnp.pad(x, ((0, 0), (left, right), (0, 0)))
@@ -103,7 +106,9 @@ class Conv1d(nn.Module):
         return self.group_norm(y) if self.norm == "time_group" else y
 
     def init_state(self, batch: int) -> State:
-        """The left context: zeros, or None under "reflect", whose context is mirrored from the first block."""
+        """The left context: zeros, or None under "reflect", whose context is mirrored from the
+        first block.
+        """
         if not self.causal or self.norm == "time_group":
             raise ValueError("only a causal convolution without time_group norm can stream")
         if self.pad_mode == "reflect" and self.padding[0]:
@@ -111,7 +116,9 @@ class Conv1d(nn.Module):
         return jnp.zeros((batch, self.padding[0], self.in_features), self.dtype)
 
     def step(self, state: State, block: Array) -> tuple[State, Array]:
-        """Raises `ValueError` for a block that is no multiple of the stride or a first one too short to mirror."""
+        """Raises `ValueError` for a block that is no multiple of the stride or a first one too
+        short to mirror.
+        """
         left, length = self.padding[0], block.shape[1]
         if length % self.stride:
             raise ValueError(
@@ -131,11 +138,13 @@ class Conv1d(nn.Module):
 class ConvTranspose1d(nn.Module):
     """Transposed convolution over time, [B, F, in_features] -> [B, F stride, features].
 
-    Of the kernel_size - stride surplus steps a causal layer trims all on the right, a centred one the larger half on the left.
-    `output_padding` False trims one step more where the surplus is odd, as DAC's published decoder does, and the output is one
-    step short. Computed as an ordinary convolution to stride x features channels that are then interleaved (sub-pixel form).
+    Of the kernel_size - stride surplus steps a causal layer trims all on the right, a centred one
+    the larger half on the left. `output_padding` False trims one step more where the surplus is
+    odd, as DAC's published decoder does, and the output is one step short. Computed as an ordinary
+    convolution to stride x features channels that are then interleaved (sub-pixel form).
 
-    Attributes: as `Conv1d`; weight norm has one gain per input channel, as PyTorch's default for this layer.
+    Attributes: as `Conv1d`; weight norm has one gain per input channel, as PyTorch's default for
+    this layer.
     """
 
     in_features: int

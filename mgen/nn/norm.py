@@ -9,13 +9,16 @@ GROUP_NORM_EPS = 1e-5
 
 
 def weight_norm(direction: Array, scale: Array, axes: tuple[int, ...]) -> Array:
-    """g v / |v| with the norm of v taken over `axes` (Salimans & Kingma 2016, eq. 2); `scale` broadcasts against the norm."""
+    """g v / |v| with the norm of v taken over `axes` (Salimans & Kingma 2016, eq. 2); `scale`
+    broadcasts against the norm.
+    """
     length = jnp.sqrt(jnp.sum(jnp.square(direction), axis=axes, keepdims=True))
     return direction * (scale.reshape(length.shape) / length)
 
 
 class TimeGroupNorm(nn.Module):
-    """Normalises each example over time and channels together, then scales each channel (EnCodec 48 kHz).
+    """Normalises each example over time and channels together, then scales each channel (EnCodec 48
+    kHz).
 
     The statistics span the whole input, so it is neither causal nor exact in chunks.
     """

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from mgen.nn.streaming import State
 from mgen.typing import Array, Float
 
-# Steps of the recurrence in one iteration of the compiled loop: fewer loop round trips, little more to compile.
+# Steps of the recurrence in one iteration of the compiled loop: fewer loop round trips, little more
+# to compile.
 UNROLL = 4
 
 
@@ -18,10 +19,11 @@ def _uniform(bound: float) -> nn.initializers.Initializer:
 
 
 class ResidualLSTM(nn.Module):
-    """x + LSTM(x) on [B, T, features] (EnCodec, section 3.1; gates in the order input, forget, cell, output).
+    """x + LSTM(x) on [B, T, features] (EnCodec, section 3.1; gates in the order input, forget,
+    cell, output).
 
-    The input projection of a layer is one matrix product over all steps; only the recurrence runs step by step. Two biases a layer,
-    one for each product, as in the released weights.
+    The input projection of a layer is one matrix product over all steps; only the recurrence runs
+    step by step. Two biases a layer, one for each product, as in the released weights.
     """
 
     features: int

@@ -3,7 +3,8 @@
 A streamable Linen module has, beside `__call__(x)`:
   init_state(batch) -> state            the state before the first sample, a pytree;
   step(state, block) -> (state, output) the next block in, its output out.
-Blocks are [B, t, C] with t a multiple of the layer's stride. `verify_streaming` is the one test of the contract.
+Blocks are [B, t, C] with t a multiple of the layer's stride. `verify_streaming` is the one test of
+the contract.
 """
 
 from collections.abc import Sequence
@@ -20,7 +21,9 @@ State = Any
 
 
 def split_blocks(x: Float[Array, "B T C"], sizes: Sequence[int]) -> list[Array]:
-    """Cuts `x` along time into blocks of `sizes`; `ValueError` where they do not add up to its length."""
+    """Cuts `x` along time into blocks of `sizes`; `ValueError` where they do not add up to its
+    length.
+    """
     if sum(sizes) != x.shape[1]:
         raise ValueError(f"block sizes add up to {sum(sizes)}, the input has {x.shape[1]} steps")
     return [x[:, end - size : end] for size, end in zip(sizes, np.cumsum(sizes))]
@@ -58,8 +61,8 @@ def verify_streaming(
 ) -> None:
     """Raises `AssertionError` where block by block and offline outputs differ by more than `atol`.
 
-    With `gradients`, the gradients of the summed squares of both by variables and input are compared as well, relative to the
-    largest entry of each.
+    With `gradients`, the gradients of the summed squares of both by variables and input are
+    compared as well, relative to the largest entry of each.
     """
 
     def whole(variables: Any, x: Array) -> Any:

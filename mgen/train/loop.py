@@ -7,7 +7,6 @@ on from the last checkpoint to the same weights, bit for bit (on the same device
 """
 
 import contextlib
-import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +22,7 @@ from mgen.errors import UserError
 from mgen.progress import Progress
 from mgen.sharding import mesh as mesh_lib
 from mgen.train.checkpoint import Checkpoints
+from mgen.train.guards import StopOnSignal, out_of_memory_advice
 from mgen.train.logging import MetricWriter, make_writer
 from mgen.train.state import TrainState
 from mgen.train.task import Task
@@ -89,7 +89,7 @@ def train(
     iterator = make_data(True)
     state = initial_state(task, config, compiled, checkpoints, iterator)
     step = int(state.step)
-    stop = _StopOnSignal()
+    stop = StopOnSignal()
     plain_config = config.to_dict()
 
     with (
@@ -295,42 +295,6 @@ class _Watch:
             else:
                 self.writer.write_images(step, {name: np.asarray(value)[None]})
         self.writer.flush()
-
-
-class _StopOnSignal(contextlib.AbstractContextManager):
-    """SIGTERM (a preempted machine) or Ctrl-C: finish the step, save, end the loop.
-
-    A second Ctrl-C interrupts at once.
-    """
-
-    requested = False
-
-    def __enter__(self) -> "_StopOnSignal":
-        self._previous = {s: signal.signal(s, self._stop) for s in (signal.SIGTERM, signal.SIGINT)}
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _stop(self, number: int, frame: object) -> None:
-        if self.requested and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.requested = True
-
-
-@contextlib.contextmanager
-def out_of_memory_advice() -> Iterator[None]:
-    """Turns an allocator's failure into what to change."""
-    try:
-        yield
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        raise UserError(
-            "out of device memory: raise optim.accumulate (same batch, smaller pieces), lower "
-            "data.batch_size or data.seconds, or give train.mesh an fsdp axis"
-        ) from error
 
 
 def profile(settings: ml_collections.ConfigDict, workdir: Path, step: int) -> None:

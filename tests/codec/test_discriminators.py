@@ -1,5 +1,7 @@
 """Discriminators: published sizes, the layouts they look at, and what they can see."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -45,7 +47,7 @@ def encodec_size(filters: int, channels: int) -> int:
 
 def period_size(channels: int) -> int:
     widths = (channels, 32, 128, 512, 1024, 1024)
-    layers = [5 * i * o + 2 * o for i, o in zip(widths[:-1], widths[1:])]
+    layers = [5 * i * o + 2 * o for i, o in itertools.pairwise(widths)]
     return sum(layers) + 3 * 1024 + 2
 
 

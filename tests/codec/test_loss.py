@@ -70,7 +70,9 @@ def test_stft_terms_equal_librosa():
 
 
 def test_mid_side_sees_what_left_and_right_do_not():
-    """A sign flip of one channel leaves all magnitudes of L and R, and swaps those of mid and side."""
+    """A sign flip of one channel leaves all magnitudes of L and R, and swaps those of mid and
+    side.
+    """
     x = noise(5, 1, 4096, 2)
     flipped = x * np.array([1.0, -1.0], np.float32)
     options = dict(windows=(512,), sample_rate=RATE)
@@ -80,7 +82,7 @@ def test_mid_side_sees_what_left_and_right_do_not():
 
 def test_a_weight_at_standard_frequencies():
     """IEC 61672-1, table 3: nominal A-weighting in dB, given to 0.1 dB."""
-    hz = np.array([31.5, 100.0, 1000.0, 4000.0, 10000.0])
+    hz = 10.0 ** np.array([1.5, 2.0, 3.0, 3.6, 4.0])
     decibels = 20 * np.log10(loss.a_weight(hz))
     np.testing.assert_allclose(decibels, [-39.4, -19.1, 0.0, 1.0, -2.5], atol=0.1)
 
@@ -154,7 +156,10 @@ RECIPES = ("soundstream", "encodec_24khz", "encodec_48khz", "encodec_32khz", "da
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipes_are_zero_at_the_target_and_finite_at_silence(name):
     config = loss.recipe(name)
-    target = jnp.asarray(noise(8, 1, 4096, 2))
+    for term in (config.stft, config.mel):
+        term.windows = (512, 64)
+    config.mel.n_mels = config.mel.n_mels[:2]
+    target = jnp.asarray(noise(8, 1, 1024, 2))
 
     @jax.jit
     def value_and_gradient(target, estimate):
@@ -165,8 +170,8 @@ def test_recipes_are_zero_at_the_target_and_finite_at_silence(name):
 
     silence = jnp.zeros_like(target)
     value, gradient = value_and_gradient(target, target)
-    # SoundStream's norms are clamped at 1e-6, times the sum of its weights of about 100.
-    assert float(value) < 2e-4 and np.all(np.isfinite(gradient))
+    # SoundStream's norms are clamped at 1e-6, times the sum of its weights of about 20.
+    assert float(value) < 1e-4 and np.all(np.isfinite(gradient))
     for x, y in ((target, silence), (silence, silence), (silence, target)):
         value, gradient = value_and_gradient(x, y)
         assert np.isfinite(value) and np.all(np.isfinite(gradient))
@@ -178,9 +183,7 @@ def test_balancer_makes_shares_of_the_gradient():
     state = balancer.init(("a", "b"))
     weights = {"a": 3.0, "b": 1.0}
     total, state, norms = balancer.balance({"a": 1e3 * a, "b": 1e-3 * b}, weights, state)
-    unit = {
-        name: g / np.linalg.norm(g, axis=(1, 2)).mean() for name, g in (("a", a), ("b", b))
-    }
+    unit = {name: g / np.linalg.norm(g, axis=(1, 2)).mean() for name, g in (("a", a), ("b", b))}
     np.testing.assert_allclose(total, 0.75 * unit["a"] + 0.25 * unit["b"], rtol=1e-4, atol=1e-7)
     assert norms["a"] / norms["b"] == pytest.approx(
         1e6 * np.linalg.norm(a, axis=(1, 2)).mean() / np.linalg.norm(b, axis=(1, 2)).mean(),
@@ -200,19 +203,22 @@ def test_balancer_averages_and_leaves_out_absent_losses():
     assert norms["a"] == pytest.approx(4.5 / 0.75) and norms["b"] == pytest.approx(2.0)
 
 
+CONFIG = loss.default_config(
+    time_l1=dict(weight=1.0),
+    stft=dict(weight=1.0, windows=(256,)),
+    mel=dict(weight=1.0, windows=(256,), log_l2=1.0),
+)
+
+
+@jax.jit
+def all_terms(x, y):
+    return sum(term(y) for term in loss.reconstruction(CONFIG, RATE, x).values())
+
+
 @settings(deadline=None, max_examples=10)
 @given(st.floats(0.1, 10.0), st.integers(0, 1000))
 def test_losses_do_not_mix_examples(gain, seed):
     """The loss of a batch is the mean of the losses of its examples."""
-    x, y = noise(seed, 2, 1024, 1), gain * noise(seed + 1, 2, 1024, 1)
-
-    def value(x, y):
-        config = loss.default_config(
-            time_l1=dict(weight=1.0),
-            stft=dict(weight=1.0, windows=(256,)),
-            mel=dict(weight=1.0, windows=(256,), log_l2=1.0),
-        )
-        return sum(float(term(y)) for term in loss.reconstruction(config, RATE, x).values())
-
-    each = [value(x[i : i + 1], y[i : i + 1]) for i in range(2)]
-    assert value(x, y) == pytest.approx(np.mean(each), rel=1e-4)
+    x, y = noise(seed, 2, 1024, 1), np.float32(gain) * noise(seed + 1, 2, 1024, 1)
+    each = [all_terms(x[i : i + 1], y[i : i + 1]) for i in range(2)]
+    assert all_terms(x, y) == pytest.approx(np.mean(each), rel=1e-4)

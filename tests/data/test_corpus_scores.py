@@ -20,7 +20,12 @@ pytest.importorskip("music21")
 from mgen.data.corpus_scores import assemble, catalogue, midi, parse, splits  # noqa: E402
 from mgen.data.corpus_scores import chords as harmony  # noqa: E402
 from mgen.data.corpus_scores.arrange import BAND, DRUMS, GUITAR, PIANO, arrange  # noqa: E402
-from mgen.data.corpus_scores.corpus_scores_dataset_builder import Builder, make_piece  # noqa: E402
+from mgen.data.corpus_scores.corpus_scores_dataset_builder import (  # noqa: E402
+    Builder,
+    Piece,
+    joins,
+    make_piece,
+)
 from mgen.data.corpus_scores.score import Bar, Clock, make_bars, note_table, skyline  # noqa: E402
 
 JIG = """X:1
@@ -169,6 +174,7 @@ def test_accidental_holds_to_the_end_of_the_bar():
         (set(), {1: 2}, {1: {1}, 2: {2}}, [0, 1, 0, 2, 3]),
         (set(), {1: 2, 2: 2}, {1: {1}, 2: {2}}, [0, 1, 0, 2, 3]),
         (set(), {3: 3}, {}, [0, 1, 2, 3] * 3),
+        (set(), {0: 2, 3: 2}, {0: {1}, 1: {2}}, [0, 1, 2, 3, 2, 3]),  # a strain after endings
     ],
 )
 def test_playing_order(starts, ends, endings, want):
@@ -244,6 +250,20 @@ def test_every_split_gets_pieces_and_every_piece_a_split(collection):
     groups = splits.components({name: [name] for name in collection})
     split = splits.assign(groups, collection)
     assert split.keys() == collection.keys() and set(split.values()) == set(splits.SPLITS)
+
+
+def test_works_and_titles_join_pieces(band):
+    root = Path("/corpus")
+    bach = [catalogue.work_of("bach", root / "bach" / f"bwv{n}.mxl", root) for n in ("1.6", "1.7")]
+    assert bach[0] == bach[1] != catalogue.work_of("bach", root / "bach" / "bwv10.7.mxl", root)
+    movements = [f"haydn/opus1no1/movement{n}.mxl" for n in (1, 2)]
+    assert len({catalogue.work_of("haydn", root / name, root) for name in movements}) == 1
+    assert (
+        splits.title_key("The Blackbird - Reel") == splits.title_key("Blackbird, The") is not None
+    )
+    assert splits.title_key("A Favourite Quick March") is None
+    piece = Piece(band[1][0], "content", "opening", "work")
+    assert len(joins(piece, by_title=False)) == 2 <= len(joins(piece, by_title=True))
 
 
 def test_collections_are_cut_alike():

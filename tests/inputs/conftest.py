@@ -1,6 +1,7 @@
 """Small prepared datasets: scores in four slots, and FLAC recordings of sines."""
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -74,7 +75,7 @@ def recording(index: int, seconds: float = 4.0, channels: int = 1) -> Record:
 
 def write_dataset(folder: Path, splits: dict[str, list[Record]]) -> Path:
     """Prepares a dataset in `folder`; returns the folder with its shards."""
-    from data.record_builder import RecordBuilder
+    from mgen.data.record_builder import RecordBuilder
 
     class Builder(RecordBuilder, skip_registration=True):
         """Records of a test."""
@@ -100,3 +101,18 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("recordings")
     train = [recording(i, channels=1 + i % 2) for i in range(6)]
     return write_dataset(folder, {"train": train, "validation": [recording(i) for i in (7, 8)]})
+
+
+@pytest.fixture(scope="session")
+def make_score() -> Callable[..., Record]:
+    return score
+
+
+@pytest.fixture(scope="session")
+def make_recording() -> Callable[..., Record]:
+    return recording
+
+
+@pytest.fixture(scope="session")
+def write_records() -> Callable[[Path, dict[str, list[Record]]], Path]:
+    return write_dataset

@@ -23,7 +23,9 @@ def experiment(
     batch_size: int,
     steps: int,
 ) -> ml_collections.ConfigDict:
-    """A codec experiment at full size. `optimizer_d` holds what the discriminator's optimiser has otherwise."""
+    """A codec experiment at full size. `optimizer_d` holds what the discriminator's optimiser has
+    otherwise.
+    """
     codec = CodecConfig(**model)
     config = ml_collections.ConfigDict()
     config.family = "codec"

@@ -1,0 +1,14 @@
+"""MusicGen large (Copet et al. 2023): 48 layers of 2048; 3,256,956,928 parameters.
+
+  mgen train --config=lm/musicgen_large --workdir=out/musicgen_large --config.data.dataset=TOKENS
+
+Everything else as configs/lm/musicgen_small.py.
+"""
+
+import ml_collections
+
+from configs.lm import musicgen_small
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+    return musicgen_small.get_config(arg, dim=2048, heads=32, layers=48)

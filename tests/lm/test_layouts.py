@@ -1,0 +1,89 @@
+"""Laws of every token layout."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mgen.errors import UserError
+from mgen.lm.layouts import SCHEDULES, Layout
+
+
+@st.composite
+def layouts(draw):
+    name = draw(st.sampled_from(sorted(SCHEDULES)))
+    codebooks = draw(st.integers(1, 6))
+    delays = ()
+    if name == "delay" and draw(st.booleans()):
+        delays = draw(st.lists(st.integers(0, 7), min_size=codebooks, max_size=codebooks))
+        delays = tuple(d - min(delays) for d in delays)
+    return Layout(name, codebooks, draw(st.integers(1, 3000)), delays)
+
+
+@settings(deadline=None, max_examples=60)
+@given(layouts(), st.integers(1, 12), st.integers(0, 2**31 - 1))
+def test_laws(layout, frames, seed):
+    rng = np.random.default_rng(seed)
+    codes = jnp.asarray(rng.integers(0, layout.special, (2, frames, layout.codebooks)))
+    sequence = layout.encode(codes)
+    mask = layout.mask(frames)
+    assert sequence.shape == (2, layout.steps(frames), layout.codebooks)
+    np.testing.assert_array_equal(layout.decode(sequence, frames), codes)
+    # Every code once, special tokens elsewhere.
+    assert mask.sum() == frames * layout.codebooks
+    np.testing.assert_array_equal(np.asarray(sequence) == layout.special, ~mask[None].repeat(2, 0))
+    # A code never comes before the coarser codes of its frame, nor before the frame before.
+    schedule = layout.schedule(frames)
+    assert np.all(np.diff(schedule, axis=0) > 0)
+    if not layout.delays:
+        assert np.all(np.diff(schedule, axis=1) >= 0)
+    # The model's input is the sequence one step late.
+    inputs = layout.shift(sequence)
+    assert np.all(inputs[:, 0] == layout.special)
+    np.testing.assert_array_equal(inputs[:, 1:], sequence[:, :-1])
+
+
+def test_tables_of_the_papers():
+    # MusicGen, figure 1: rows are steps, columns codebooks, numbers frames.
+    tables = {
+        "parallel": [[0, 0, 0], [1, 1, 1]],
+        "delay": [[0, -1, -1], [1, 0, -1], [-1, 1, 0], [-1, -1, 1]],
+        "flatten": [[0, -1, -1], [-1, 0, -1], [-1, -1, 0], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]],
+        "partial_flatten": [[0, -1, -1], [-1, 0, 0], [1, -1, -1], [-1, 1, 1]],
+        "coarse_first": [[0, -1, -1], [1, -1, -1], [-1, 0, 0], [-1, 1, 1]],
+    }
+    assert set(tables) == set(SCHEDULES)
+    for name, table in tables.items():
+        np.testing.assert_array_equal(Layout(name, 3, 9).frames_at(2), table)
+    stereo = Layout("delay", 4, 9, (0, 0, 1, 1))
+    np.testing.assert_array_equal(
+        stereo.frames_at(2), [[0, 0, -1, -1], [1, 1, 0, 0], [-1, -1, 1, 1]]
+    )
+
+
+def test_steps_of_thirty_seconds():
+    # MusicGen, table 4: 1500 frames of 4 codebooks.
+    steps = {name: Layout(name, 4, 2048).steps(1500) for name in SCHEDULES}
+    assert steps == {
+        "parallel": 1500,
+        "delay": 1503,
+        "flatten": 6000,
+        "partial_flatten": 3000,
+        "coarse_first": 3000,
+    }
+
+
+@pytest.mark.parametrize(
+    "name, delays, message",
+    [
+        ("spiral", (), "layout is 'spiral', expected one of"),
+        ("delay", (0, 1), "expected 3 numbers"),
+        ("delay", (1, 2, 3), "the smallest 0"),
+        ("flatten", (0, 1, 2), "expected () for layout 'flatten'"),
+    ],
+)
+def test_bad_layouts_are_refused(name, delays, message):
+    with pytest.raises(UserError) as error:
+        Layout(name, 3, 9, delays)
+    assert message in str(error.value)

@@ -1,0 +1,61 @@
+"""The losses against optax and numpy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from mgen.lm import loss
+
+B, L, K, V = 2, 5, 3, 7
+LOGITS = jax.random.normal(jax.random.key(0), (B, L, K, V)) * 3
+TARGETS = jax.random.randint(jax.random.key(1), (B, L, K), 0, V)
+MASK = jax.random.bernoulli(jax.random.key(2), 0.6, (B, L, K))
+
+
+def masked(values):
+    return (values * MASK).sum((0, 1)) / MASK.sum((0, 1))
+
+
+def test_cross_entropy_is_optax_on_unmasked_positions():
+    special = jnp.where(MASK, TARGETS, V)  # out of range where masked, as in a layout
+    total, per_codebook = loss.cross_entropy(LOGITS, special, MASK)
+    expected = masked(optax.softmax_cross_entropy_with_integer_labels(LOGITS, TARGETS))
+    np.testing.assert_allclose(per_codebook, expected, rtol=1e-5)
+    np.testing.assert_allclose(total, expected.mean(), rtol=1e-5)
+
+
+def test_label_smoothing_and_z_loss_are_optax():
+    smooth = optax.smooth_labels(jax.nn.one_hot(TARGETS, V), 0.1)
+    expected = masked(optax.softmax_cross_entropy(LOGITS, smooth))
+    _, got = loss.cross_entropy(LOGITS, TARGETS, MASK, label_smoothing=0.1)
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+    plain = masked(optax.softmax_cross_entropy_with_integer_labels(LOGITS, TARGETS))
+    z = masked(jax.nn.logsumexp(LOGITS, axis=-1) ** 2)
+    _, got = loss.cross_entropy(LOGITS, TARGETS, MASK, z_loss=0.01)
+    np.testing.assert_allclose(got, plain + 0.01 * z, rtol=1e-5)
+
+
+def test_masked_positions_get_no_gradient_and_low_precision_logits_are_summed_in_float32():
+    grad = jax.grad(lambda x: loss.cross_entropy(x, TARGETS, MASK)[0])(LOGITS)
+    np.testing.assert_array_equal(np.any(grad != 0, axis=-1), MASK)
+    total, _ = loss.cross_entropy(LOGITS.astype(jnp.bfloat16), TARGETS, MASK)
+    assert total.dtype == jnp.float32
+
+
+def test_accuracy():
+    logits = jax.nn.one_hot(TARGETS, V) + 0.1 * jax.random.normal(jax.random.key(3), (B, L, K, V))
+    wrong = logits.at[0, :, 0].set(-logits[0, :, 0])
+    mask = jnp.ones((B, L, K), bool)
+    np.testing.assert_allclose(loss.accuracy(wrong, TARGETS, mask), [0.5, 1.0, 1.0])
+
+
+def test_unigram_scores():
+    counts = np.array([[8, 0, 0, 0], [2, 2, 2, 2], [0, 0, 0, 0]])
+    np.testing.assert_allclose(loss.unigram_entropy(counts), [0, np.log(4), 0], atol=1e-12)
+    rng = np.random.default_rng(0)
+    train, held_out = rng.integers(0, 50, (2, 3, 9))
+    p = (train + 1) / (train + 1).sum(-1, keepdims=True)
+    expected = -np.sum(held_out * np.log(p), -1) / held_out.sum(-1)
+    np.testing.assert_allclose(loss.unigram_cross_entropy(train, held_out), expected)
+    assert np.all(loss.unigram_entropy(held_out) <= expected)

@@ -1,0 +1,93 @@
+"""Attention against a plain numpy reference, and the cached form against the whole-sequence form."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mgen.nn import embed
+from mgen.nn.attention import Attention, cached_attention
+
+B, L, C, D = 2, 6, 5, 16
+
+
+def softmax(x):
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def reference(q, k, v, mask):
+    """[H, L, hd] and [G, C, hd] of one example; mask [L, C]."""
+    k, v = (np.repeat(x, len(q) // len(x), axis=0) for x in (k, v))
+    scores = q @ k.transpose(0, 2, 1) / np.sqrt(q.shape[-1])
+    return softmax(np.where(mask, scores, -1e30)) @ v
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_cached_attention_is_attention(groups):
+    rng = np.random.default_rng(0)
+    q = rng.normal(size=(B, 4, L, 8)).astype(np.float32)
+    k, v = rng.normal(size=(2, B, groups, C, 8)).astype(np.float32)
+    mask = rng.random((B, L, C)) < 0.7
+    mask[..., 0] = True
+    out = cached_attention(*map(jnp.asarray, (q, k, v, mask)))
+    for b in range(B):
+        np.testing.assert_allclose(out[b], reference(q[b], k[b], v[b], mask[b]), atol=1e-5)
+
+
+@pytest.mark.parametrize("rotary", [False, True])
+def test_module_is_cached_attention_of_its_projections(rotary):
+    module = Attention(heads=4, kv_heads=2, head_dim=4, bias=True, causal=True, rotary=rotary)
+    x = jax.random.normal(jax.random.key(0), (B, L, D))
+    params = module.init(jax.random.key(1), x)["params"]
+
+    def heads(name):
+        projected = jnp.einsum("bld,dhw->bhlw", x, params[name]["kernel"])
+        return projected + params[name]["bias"][None, :, None]
+
+    q, k, v = heads("query"), heads("key"), heads("value")
+    if rotary:
+        q, k = (embed.rope(h, jnp.arange(L)) for h in (q, k))
+    causal = jnp.tril(jnp.ones((L, L), bool))[None]
+    merged = cached_attention(q, k, v, causal)
+    expected = jnp.einsum("bhlw,hwd->bld", merged, params["out"]["kernel"])
+    expected = expected + params["out"]["bias"][None, None]
+    np.testing.assert_allclose(module.apply({"params": params}, x), expected, atol=1e-5)
+
+
+def test_masked_memory_has_no_influence():
+    module = Attention(heads=2, kv_heads=2, head_dim=8)
+    x, memory = (jax.random.normal(jax.random.key(i), (B, C, D)) for i in range(2))
+    mask = jnp.asarray([[True, True, False, False, False], [True] * 5])
+    params = module.init(jax.random.key(2), x, memory, mask)
+    changed = jnp.where(mask[..., None], memory, 100.0)
+    np.testing.assert_array_equal(
+        module.apply(params, x, memory, mask), module.apply(params, x, changed, mask)
+    )
+
+
+def test_rope_depends_on_distance_only():
+    q, k = jax.random.normal(jax.random.key(0), (2, 8))
+
+    def score(i, j):
+        return embed.rope(q, jnp.asarray(i)) @ embed.rope(k, jnp.asarray(j))
+
+    np.testing.assert_allclose(score(3, 1), score(12, 10), rtol=1e-4)
+    assert abs(score(3, 1) - score(4, 1)) > 1e-3
+
+
+def test_sinusoidal_is_cosines_then_sines():
+    table = np.asarray(embed.sinusoidal(jnp.arange(5), 7))
+    frequency = 10000.0 ** (-np.arange(3) / 2)
+    angle = np.arange(5)[:, None] * frequency
+    expected = np.concatenate([np.cos(angle), np.sin(angle), np.zeros((5, 1))], axis=1)
+    np.testing.assert_allclose(table, expected, atol=1e-6)
+
+
+def test_sum_embed_adds_one_row_a_field():
+    module = embed.SumEmbed((3, 5), 4)
+    fields = jnp.asarray([[2, 0], [1, 4]])
+    variables = module.init(jax.random.key(0), fields)
+    table = variables["params"]["embedding"]
+    expected = jnp.stack([table[2] + table[3], table[1] + table[7]])
+    np.testing.assert_allclose(module.apply(variables, fields), expected, rtol=1e-6)
