@@ -48,7 +48,7 @@ def experiment(
 
 
 def finish(config: ml_collections.ConfigDict, arg: str) -> ml_collections.ConfigDict:
-    """Shrinks everything for `arg` "smoke", then locks. Raises `ValueError` for an unknown `arg`."""
+    """Shrinks everything for `arg` "smoke", then locks; `ValueError` for an unknown `arg`."""
     if arg not in ("", "smoke"):
         raise ValueError(f"config argument {arg!r}, expected 'smoke' or none")
     if arg == "smoke":

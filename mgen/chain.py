@@ -174,6 +174,10 @@ def load(lm_workdir: str | Path, codec_workdir: str | Path) -> Chain:
             f"{lm_workdir}: was trained on tokens of codec {str(parent)[:12]}, "
             f"{codec_workdir} is codec {codec_trained.fingerprint[:12]}"
         )
-    lm = FrozenLM.from_trained(LMConfig.from_config(trained.config.model), trained.params)
+    shape = trained.config.codec
+    config = LMConfig.from_config(
+        trained.config.model, num_codebooks=shape.codebooks, codebook_size=shape.codebook_size
+    )
+    lm = FrozenLM.from_trained(config, trained.params)
     about = {"lm": trained.fingerprint, "codec": codec_trained.fingerprint}
     return Chain(lm, codec, about)

@@ -1,6 +1,7 @@
 """The demos' last word: one table on the screen, the same figures in `report.json`."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,13 @@ def demo(out: Path, codec: Path, lm: Path) -> None:
             "held-out pieces; lower is better",
         ),
         "codec_perplexity": (codec_report["codebook_perplexity"], "codes", "mean over codebooks"),
-        "lm_loss": (lm_report["loss"], "nats a token", "held-out pieces"),
-        "lm_unigram_loss": (lm_report["unigram_loss"], "nats a token", "a model without context"),
+        "lm_loss": (lm_report["cross_entropy"], "nats a token", "held-out pieces"),
+        "lm_unigram_loss": (lm_report["unigram_cross_entropy"], "nats a token", "a model without context"),
         "generation_speed": (clips[0]["speed"], "s of audio a s", "codes and decoding"),
     }
+    for name in ("target_0", "reconstruction_0"):
+        for ending in (".wav", ".png"):
+            shutil.copy(codec / f"{name}{ending}", out / f"held_out_{name[:-2]}{ending}")
     write(out, f"clips: {out}/*.wav", rows)
 
 

@@ -78,7 +78,7 @@ class Codec(nn.Module):
     def quantize(
         self, latents: Float[Array, "B F D"], num_codebooks: int | None = None
     ) -> Int[Array, "B F K"]:
-        """Codes of the first `num_codebooks` levels; `ValueError` where the codec has no codebooks."""
+        """Codes of the first `num_codebooks` levels; `ValueError` without codebooks."""
         self._require_codes()
         return self.quantizer.encode(latents, num_codebooks)
 

@@ -27,8 +27,8 @@ class Quantized(NamedTuple):
         input.
       codes: int32 [B, F, K], all levels.
       commitment, codebook_loss: scalars.
-      stats: {"perplexity": [K], "dead_codes": [K] (share of codes below the threshold),
-        "quantization_error": [K]}.
+      stats: {"perplexity": [K], "dead_codes": [K], "quantization_error": [K]}. Dead is the share of
+        codes below the threshold of `ResidualVQ`, or not used in this batch by `FactorizedRVQ`.
     """
 
     latents: Array

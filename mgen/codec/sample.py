@@ -1,10 +1,11 @@
 """Inference with a trained codec: whole signals, chunks of long ones, streams.
 
-codec = FrozenCodec.from_trained(config, params, variables)
-codes = codec.encode(audio)                      # [B, T, C] -> int32 [B, F, K]
-audio = codec.decode(codes[..., :4])             # any number of levels
-for block in codec.decode_chunks(codes): ...     # bounded memory, no seams
-stream = codec.stream_encoder()                  # causal codecs: block in, codes out
+Example:
+    codec = FrozenCodec.from_trained(config, params, variables)
+    codes = codec.encode(audio)                   # [B, T, C] -> int32 [B, F, K]
+    audio = codec.decode(codes[..., :4])          # any number of levels
+    for block in codec.decode_chunks(codes): ...  # bounded memory, no seams
+    stream = codec.stream_encoder()               # causal codecs: block in, codes out
 """
 
 import dataclasses
@@ -60,7 +61,7 @@ class FrozenCodec:
 
     def __init__(self, config: CodecConfig, params: Params, variables: Params | None = None):
         self.config, params = fold_weight_norm(config, params)
-        self.variables = {"params": params, **(variables or {})}
+        self.variables = jax.tree.map(jnp.asarray, {"params": params, **(variables or {})})
         if config.bottleneck == "rvq" and "codebook" not in self.variables:
             raise UserError("codec weights: no collection 'codebook', expected with bottleneck rvq")
         self.model = Codec(self.config)
@@ -90,7 +91,7 @@ class FrozenCodec:
     def decode(
         self, codes: Int[Array, "B F k"], levels: Float[Array, "B N"] | None = None
     ) -> Float[Array, "B T C"]:
-        """Audio from codes of k <= K levels: F hop samples, or the N segments overlapped and added."""
+        """Audio from codes of k <= K levels: F hop samples, or the N segments cross-faded."""
         self._levels_of_codes(codes.shape[-1])
         return self._decode(codes, levels)
 
@@ -281,7 +282,8 @@ class FrozenCodec:
             if rest or frames < (1 if started else first):
                 least = 1 if started else first
                 raise UserError(
-                    f"a block of {block.shape[1]} steps, expected a multiple of {unit}, at least {least * unit}"
+                    f"a block of {block.shape[1]} steps, expected a multiple of {unit}, "
+                    f"at least {least * unit}"
                 )
             inner, output = _apply(self.model, step, options, self.variables, inner, block)
             return (True, inner), output
@@ -311,8 +313,8 @@ class FrozenCodec:
     def _require_local(self) -> None:
         if self.config.norm == "time_group" or self.config.normalize:
             raise UserError(
-                "this codec cannot run in chunks: norm 'time_group' and normalize take statistics of the whole signal; "
-                "expected segment_seconds > 0 with them"
+                "this codec cannot run in chunks: norm 'time_group' and normalize take statistics "
+                "of the whole signal; expected segment_seconds > 0 with them"
             )
 
     def _require_causal(self) -> None:

@@ -41,7 +41,7 @@ def config(released: Mapping[str, Any], norm: str = "weight") -> CodecConfig:
 
 
 def from_torch(config: CodecConfig, state: StateDict) -> dict[str, Params]:
-    """Variables {"params"} from a state dict. Raises `UserError` naming the tensor that is amiss."""
+    """Variables {"params"} from a state dict; `UserError` names the tensor that is amiss."""
     reader = Reader(state)
     params = read_layers(reader, block_slots(config))
     reader.finish()

@@ -51,7 +51,7 @@ class Reader:
         return name in self.state
 
     def take(self, name: str, shape: tuple[int, ...]) -> ndarray:
-        """The tensor `name` as float32. Raises `UserError` where it is missing or of another shape."""
+        """The tensor `name` as float32; `UserError` where it is missing or of another shape."""
         if name not in self.state:
             raise UserError(f"released weights: {name} is missing, expected shape {shape}")
         tensor = np.asarray(self.state[name])
@@ -67,7 +67,8 @@ class Reader:
         left = [name for name in self.state if name not in self.taken and not name.endswith(ignore)]
         if left:
             raise UserError(
-                f"released weights: {min(left)} has no place in this config ({len(left)} such tensors)"
+                f"released weights: {min(left)} has no place in this config "
+                f"({len(left)} such tensors)"
             )
 
     def conv(

@@ -187,7 +187,7 @@ class ConvTranspose1d(nn.Module):
         return y[:, left : y.shape[1] - right]
 
     def _full(self, x: Array) -> Array:
-        """[B, F, in] -> [B, (F - 1) stride + kernel_size, out], no bias: y[j s + r] += x[j] w[r]."""
+        """[B, F, in] -> [B, (F - 1) stride + kernel_size, out]: y[j s + r] += x[j] w[r]."""
         kernel = self.kernel
         if self.norm == "weight":
             kernel = weight_norm(kernel, self.scale_in, axes=(0, 2))

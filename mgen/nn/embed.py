@@ -67,5 +67,5 @@ def sum_rows(
 ) -> Float[Array, "*B D"]:
     """What `SumEmbed` gives with its joint `table`, in which the rows of a field follow those of
     the fields before it."""
-    starts = jnp.asarray([sum(sizes[:i]) for i in range(len(sizes))], fields.dtype)
+    starts = jnp.asarray([sum(sizes[:i]) for i in range(len(sizes))], jnp.int32)
     return table[fields + jnp.broadcast_to(starts, fields.shape)].sum(axis=-2)

@@ -77,7 +77,9 @@ def verify_streaming(
         return
 
     def energy(run: Any) -> Any:
-        return jax.grad(lambda variables, x: jnp.sum(run(variables, x) ** 2), argnums=(0, 1))
+        return jax.jit(
+            jax.grad(lambda variables, x: jnp.sum(run(variables, x) ** 2), argnums=(0, 1))
+        )
 
     compared = zip(
         jax.tree.leaves(energy(blocks)(variables, x)), jax.tree.leaves(energy(whole)(variables, x))

@@ -8,9 +8,6 @@ import jax
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
-
 from mgen import tree
 from mgen.codec.fold import fold_weight_norm
 from mgen.codec.model import Codec, CodecConfig, init_codec
@@ -18,6 +15,8 @@ from mgen.codec.sample import FrozenCodec
 from mgen.errors import UserError
 from mgen.interop import dac
 
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.parity
 # float32 sums in another order; tanh bounds the output to 1.
 TOLERANCE = 1e-4

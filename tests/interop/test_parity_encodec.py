@@ -7,16 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
-
 from mgen import tree
-from mgen.codec.model import Codec, init_codec
+from mgen.codec.model import init_codec
 from mgen.codec.sample import FrozenCodec
 from mgen.errors import UserError
 from mgen.interop import encodec
 from mgen.interop.torch_weights import load_safetensors
 
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.parity
 # float32 sums in another order; the outputs are of order 1.
 TOLERANCE = 1e-4

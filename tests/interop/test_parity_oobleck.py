@@ -6,17 +6,16 @@ import jax
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
-diffusers = pytest.importorskip("diffusers")
-
-from mgen.configs.codec import oobleck_44khz
 from mgen import tree
 from mgen.codec import vae
 from mgen.codec.model import Codec, CodecConfig, init_codec
 from mgen.codec.sample import FrozenCodec
+from mgen.configs.codec import oobleck_44khz
 from mgen.errors import UserError
 from mgen.interop import oobleck
 
+torch = pytest.importorskip("torch")
+diffusers = pytest.importorskip("diffusers")
 pytestmark = pytest.mark.parity
 # float32 sums in another order; the outputs are of order 1.
 TOLERANCE = 1e-4

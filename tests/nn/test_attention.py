@@ -1,4 +1,4 @@
-"""Attention against a plain numpy reference, and the cached form against the whole-sequence form."""
+"""Attention against a numpy reference, and the cached form against the whole-sequence form."""
 
 import jax
 import jax.numpy as jnp

@@ -1,0 +1,233 @@
+"""MusicGen's language model against transformers: random weights converted, logits and greedy codes.
+
+Tolerance 1e-4: float32 sums over up to 72 terms in another order, logits of order 1.
+"""
+
+import importlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+from mgen import tree
+from mgen.errors import UserError
+from mgen.interop import musicgen
+from mgen.lm import decode
+from mgen.lm.model import LM, LMConfig
+from mgen.lm.sample import FrozenLM, SamplingConfig
+from mgen.lm.task import Task
+
+pytestmark = pytest.mark.parity
+
+SHAPES = {
+    "tiny": dict(
+        vocab_size=64,
+        num_hidden_layers=2,
+        hidden_size=32,
+        ffn_dim=64,
+        num_attention_heads=4,
+        num_codebooks=4,
+        pad_token_id=64,
+        bos_token_id=64,
+    ),
+    "odd": dict(
+        vocab_size=37,
+        num_hidden_layers=3,
+        hidden_size=72,
+        ffn_dim=50,
+        num_attention_heads=6,
+        num_codebooks=3,
+        activation_function="relu",
+        pad_token_id=37,
+        bos_token_id=37,
+    ),
+    "stereo": dict(
+        vocab_size=16,
+        num_hidden_layers=1,
+        hidden_size=16,
+        ffn_dim=32,
+        num_attention_heads=2,
+        num_codebooks=4,
+        audio_channels=2,
+        pad_token_id=16,
+        bos_token_id=16,
+    ),
+}
+B, L, C = 2, 9, 5
+MASK = np.asarray([[1, 1, 1, 0, 0], [1] * 5])
+
+
+def numpy_state(module):
+    return {name: value.detach().numpy() for name, value in module.state_dict().items()}
+
+
+@pytest.fixture(scope="module", params=SHAPES)
+def pair(request):
+    torch.manual_seed(0)
+    shape = transformers.MusicgenDecoderConfig(**SHAPES[request.param])
+    theirs = transformers.MusicgenForCausalLM(shape).eval()
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    config = musicgen.lm_config(shape)
+    return theirs, config, musicgen.lm_params(config, numpy_state(theirs))
+
+
+@pytest.fixture(scope="module")
+def inputs(pair):
+    config = pair[1]
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, config.codebook_size + 1, (B, L, config.num_codebooks))
+    vectors = rng.normal(size=(B, C, config.condition_width)).astype(np.float32)
+    return tokens, vectors * MASK[..., None]
+
+
+def their_logits(theirs, tokens, vectors, mask):
+    """[B, L, K, V]; transformers puts batch and codebooks on one axis."""
+    with torch.inference_mode():
+        logits = theirs(
+            input_ids=torch.tensor(tokens.transpose(0, 2, 1).reshape(-1, tokens.shape[1])),
+            encoder_hidden_states=torch.tensor(vectors),
+            encoder_attention_mask=torch.tensor(mask),
+        ).logits
+    streams = tokens.shape[2]
+    return logits.reshape(-1, streams, *logits.shape[1:]).numpy().transpose(0, 2, 1, 3)
+
+
+def test_logits(pair, inputs):
+    theirs, config, params = pair
+    tokens, vectors = inputs
+    expected = their_logits(theirs, tokens, vectors, MASK)
+    ours = LM(config).apply(
+        {"params": params},
+        jnp.asarray(tokens, jnp.int32),
+        condition=jnp.asarray(vectors),
+        condition_mask=jnp.asarray(MASK, bool),
+    )
+    assert expected.std() > 0.3
+    np.testing.assert_allclose(ours, expected, atol=1e-4)
+
+
+def test_cached_decoding(pair, inputs):
+    theirs, config, params = pair
+    tokens, vectors = inputs
+    expected = their_logits(theirs, tokens, vectors, MASK)
+    weights = decode.arrange(config, params)
+    condition = decode.Condition(None, jnp.asarray(vectors), jnp.asarray(MASK, bool))
+    tokens = jnp.asarray(tokens, jnp.int32)
+    cache = decode.init_cache(config, weights, condition, B, L)
+    _, cache = decode.forward(config, weights, cache, condition, tokens[:, :4], 0)
+    step = jax.jit(decode.step, static_argnums=0)
+    for i in range(4, L):
+        logits, cache = step(config, weights, cache, condition, tokens[:, i], jnp.int32(i))
+        np.testing.assert_allclose(logits, expected[:, i], atol=1e-4)
+
+
+def reference_generation(theirs, vectors, frames, guidance):
+    """Greedy codes [B, F, K] in transformers' own delay pattern, the whole sequence at each step."""
+    shape = theirs.config
+    streams, pad = shape.num_codebooks, shape.pad_token_id
+    steps = frames + (streams // shape.audio_channels) - 1
+    start = torch.full((B * streams, 1), pad)
+    _, pattern = theirs.build_delay_pattern_mask(start, pad, max_length=steps + 1)
+    ids = start
+    for _ in range(steps):
+        ids = theirs.apply_delay_pattern_mask(ids, pattern)
+        tokens = ids.reshape(B, streams, -1).numpy().transpose(0, 2, 1)
+        conditional = their_logits(theirs, tokens, vectors, MASK)[:, -1]
+        nothing = their_logits(theirs, tokens, vectors * 0, np.ones_like(MASK))[:, -1]
+        logits = nothing + guidance * (conditional - nothing)
+        drawn = torch.tensor(logits.argmax(-1).reshape(-1, 1))
+        ids = torch.cat([ids, drawn], dim=1)
+    ids = theirs.apply_delay_pattern_mask(ids, pattern).reshape(B, streams, -1)
+    kept = (pattern.reshape(B, streams, -1) != pad)[0]
+    return np.stack([ids[:, k][:, kept[k]].numpy() for k in range(streams)], axis=-1)
+
+
+def test_greedy_generation_with_guidance(pair, inputs):
+    theirs, config, params = pair
+    _, vectors = inputs
+    frames = 12
+    expected = reference_generation(theirs, vectors, frames, guidance=3.0)
+    assert expected.shape == (B, frames, config.num_codebooks)
+    codes = FrozenLM.from_trained(config, params).generate(
+        frames=frames,
+        seeds=np.arange(B),
+        condition=vectors,
+        condition_mask=MASK.astype(bool),
+        sampling=SamplingConfig(temperature=0.0, guidance=3.0),
+    )
+    np.testing.assert_array_equal(codes, expected)
+
+
+def test_conditional_model_projects_its_condition():
+    torch.manual_seed(0)
+    text = transformers.T5Config(
+        vocab_size=20, d_model=24, d_kv=8, d_ff=32, num_layers=1, num_heads=2
+    )
+    codec = transformers.EncodecConfig(
+        num_filters=4, hidden_size=16, codebook_size=64, codebook_dim=16, num_lstm_layers=1
+    )
+    decoder = transformers.MusicgenDecoderConfig(**SHAPES["tiny"])
+    theirs = transformers.MusicgenForConditionalGeneration(
+        transformers.MusicgenConfig(text_encoder=text, audio_encoder=codec, decoder=decoder)
+    ).eval()
+    config = musicgen.lm_config(decoder, condition_width=24)
+    params = musicgen.lm_params(config, numpy_state(theirs))
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, 65, (B, L, 4))
+    vectors = rng.normal(size=(B, C, 24)).astype(np.float32)
+    with torch.inference_mode():
+        projected = theirs.enc_to_dec_proj(torch.tensor(vectors)).numpy() * MASK[..., None]
+    expected = their_logits(theirs.decoder, tokens, projected.astype(np.float32), MASK)
+    ours = LM(config).apply(
+        {"params": params},
+        jnp.asarray(tokens, jnp.int32),
+        condition=jnp.asarray(vectors),
+        condition_mask=jnp.asarray(MASK, bool),
+    )
+    np.testing.assert_allclose(ours, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "name, dim, heads, layers",
+    [("small", 1024, 16, 24), ("medium", 1536, 24, 48), ("large", 2048, 32, 48)],
+)
+def test_parameter_counts(name, dim, heads, layers):
+    shape = transformers.MusicgenDecoderConfig(
+        hidden_size=dim, num_attention_heads=heads, num_hidden_layers=layers, ffn_dim=4 * dim
+    )
+    with torch.device("meta"):
+        theirs = transformers.MusicgenForCausalLM(shape)
+        projection = torch.nn.Linear(768, dim)
+    expected = sum(p.numel() for m in (theirs, projection) for p in m.parameters())
+    task = Task(importlib.import_module(f"configs.lm.musicgen_{name}").get_config())
+    params = jax.eval_shape(task.init_variables, jax.random.key(0))["params"]
+    assert tree.size(params) == expected
+    converted = musicgen.lm_config(shape, condition_width=768)
+    ours = task.lm_config
+    assert converted == LMConfig(**{**vars(ours), "remat": "none"})
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda s: s.pop("lm_heads.1.weight"), "lm_heads.1.weight: missing"),
+        (lambda s: s.update({"extra": np.zeros(2)}), "extra: weight without a place"),
+        (
+            lambda s: s.update({"model.decoder.layer_norm.bias": np.zeros(3)}),
+            "model.decoder.layer_norm.bias: shape is (3,)",
+        ),
+    ],
+)
+def test_weights_that_do_not_fit_are_named(pair, change, message):
+    theirs, config, _ = pair
+    state = dict(numpy_state(theirs))
+    change(state)
+    with pytest.raises(UserError) as error:
+        musicgen.lm_params(config, state)
+    assert message in str(error.value)
