@@ -285,9 +285,9 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
                 if writer is None or shard_bytes + len(data) > MAX_SHARD_BYTES:
                     if writer is not None:
                         writer.close()
-                    writer = ArrayRecordWriter(
-                        str(folder / f"{split}.{len(lengths)}"), "group_size:1"
-                    )
+                    # FLAC does not shrink, and unpacking it again would cost most of a crop's time.
+                    options = "group_size:1" + (",uncompressed" if record.audio else "")
+                    writer = ArrayRecordWriter(str(folder / f"{split}.{len(lengths)}"), options)
                     lengths.append(0)
                     shard_bytes = 0
                 writer.write(data)

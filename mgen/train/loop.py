@@ -81,11 +81,10 @@ def train(
     memory is short, or a metric is not finite.
     """
     workdir, settings = Path(workdir), config.train
-    claim_workdir(workdir, task, config, parents or {})
-    mesh = mesh_lib.make_mesh(settings.mesh)
-    compiled = CompiledSteps(task, mesh)
+    compiled = CompiledSteps(task, mesh_lib.make_mesh(settings.mesh))
     root_key = jax.random.key(config.seed)
     checkpoints = Checkpoints(workdir, settings.save_every, settings.keep)
+    claim_workdir(workdir, task, config, parents or {}, checkpoints.latest_step() is not None)
     iterator = make_data(True)
     state = initial_state(task, config, compiled, checkpoints, iterator)
     step = int(state.step)
@@ -201,7 +200,11 @@ def initial_state(
 
 
 def claim_workdir(
-    workdir: Path, task: Task, config: ml_collections.ConfigDict, parents: dict[str, str]
+    workdir: Path,
+    task: Task,
+    config: ml_collections.ConfigDict,
+    parents: dict[str, str],
+    trained: bool,
 ) -> None:
     """Writes the manifest, or refuses a workdir that was trained from another config (`train` and
     workers may change)."""
@@ -211,25 +214,24 @@ def claim_workdir(
         kept["data"] = {k: v for k, v in kept["data"].items() if k not in ("workers", "prefetch")}
         return kept
 
-    mine = _jsonable(config.to_dict())
-    if (workdir / manifest.FILE).exists():
-        theirs = manifest.read(workdir).get("config", {})
-        if identity(theirs) != identity(mine):
-            field = _first_difference(identity(theirs), identity(mine))
+    about = {
+        "kind": "model",
+        "family": task.family,
+        "config": _jsonable(config.to_dict()),
+        "parents": parents,
+        **task.manifest(),
+    }
+    mine = {"config": identity(about["config"]), "parents": parents}
+    if trained:
+        before = manifest.read(workdir)
+        theirs = {"config": identity(before["config"]), "parents": before["parents"]}
+        if theirs != mine:
             raise UserError(
-                f"{workdir}: was trained from another config ({field}); use another --workdir"
+                f"{workdir}: was trained otherwise ({_first_difference(theirs, mine)}); "
+                "use another --workdir"
             )
-    manifest.write(
-        workdir,
-        {
-            "kind": "model",
-            "family": task.family,
-            "config": mine,
-            "config_hash": manifest.config_hash(identity(mine)),
-            "parents": parents,
-            **task.manifest(),
-        },
-    )
+    if jax.process_index() == 0:
+        manifest.write(workdir, about | {"config_hash": manifest.config_hash(mine)})
 
 
 def evaluate(
@@ -313,9 +315,9 @@ def _jsonable(value: Any) -> Any:
     return [_jsonable(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _first_difference(old: Any, new: Any, path: str = "config") -> str:
+def _first_difference(old: Any, new: Any, path: str = "") -> str:
     if isinstance(old, dict) and isinstance(new, dict):
         for name in sorted(set(old) | set(new)):
             if old.get(name) != new.get(name):
-                return _first_difference(old.get(name), new.get(name), f"{path}.{name}")
+                return _first_difference(old.get(name), new.get(name), f"{path}.{name}".lstrip("."))
     return f"{path} was {old!r}, is {new!r}"

@@ -1,4 +1,4 @@
-"""MusicGen's language model against transformers: random weights converted, logits and greedy codes.
+"""MusicGen's language model against transformers: converted random weights, logits, greedy codes.
 
 Tolerance 1e-4: float32 sums over up to 72 terms in another order, logits of order 1.
 """
@@ -10,9 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
-
 from mgen import tree
 from mgen.errors import UserError
 from mgen.interop import musicgen
@@ -20,6 +17,9 @@ from mgen.lm import decode
 from mgen.lm.model import LM, LMConfig
 from mgen.lm.sample import FrozenLM, SamplingConfig
 from mgen.lm.task import Task
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
 
 pytestmark = pytest.mark.parity
 
@@ -83,7 +83,7 @@ def inputs(pair):
     rng = np.random.default_rng(0)
     tokens = rng.integers(0, config.codebook_size + 1, (B, L, config.num_codebooks))
     vectors = rng.normal(size=(B, C, config.condition_width)).astype(np.float32)
-    return tokens, vectors * MASK[..., None]
+    return tokens, vectors * MASK[..., None].astype(np.float32)
 
 
 def their_logits(theirs, tokens, vectors, mask):
@@ -128,7 +128,7 @@ def test_cached_decoding(pair, inputs):
 
 
 def reference_generation(theirs, vectors, frames, guidance):
-    """Greedy codes [B, F, K] in transformers' own delay pattern, the whole sequence at each step."""
+    """Greedy codes [B, F, K] in transformers' own delay pattern, without a cache."""
     shape = theirs.config
     streams, pad = shape.num_codebooks, shape.pad_token_id
     steps = frames + (streams // shape.audio_channels) - 1
