@@ -1,1 +1,1 @@
-"""Experiments: `<family>/<experiment>.py`, each with `get_config(arg)`, its command and its result."""
+"""Experiments, `<family>/<experiment>.py`: `get_config(arg)`, its command and its result."""

@@ -61,7 +61,7 @@ def _shrink(config: ml_collections.ConfigDict) -> None:
     model.update(
         filters=2,
         decoder_filters=2,
-        strides=model.strides[:2],
+        strides=model.strides[-2:],
         multipliers=model.multipliers[:2],
         dilations=model.dilations[:1],
         latent_dim=8,

@@ -1,1 +1,1 @@
-"""Dataset builders (TFDS, ArrayRecord), one folder a dataset, one record type: `mgen.inputs.record`."""
+"""Dataset builders (TFDS, ArrayRecord), one folder a dataset, all of `mgen.inputs.record`."""

@@ -1,9 +1,9 @@
 """The whole path in minutes: scores -> codec -> tokens -> language model -> music. Resumes.
 
   mgen demo --out=out/demo           # what `make demo` runs: 200 pieces, minutes on 2 cores
-  mgen demo --out=/tmp/demo --smoke  # seconds a stage, noise: shows that everything works
+  mgen demo --out=/tmp/demo --smoke  # seconds a stage, noise: everything works
 
-Writes clips (WAV, picture, codes, JSON) and report.json to --out, and everything else below --out/work.
+Clips (WAV, picture, codes, JSON) and report.json go to --out, everything else to --out/work.
 """
 
 import sys

@@ -27,15 +27,19 @@ def demo(out: Path, codec: Path, lm: Path) -> None:
     codec_report, lm_report = _read(codec / "report.json"), _read(lm / "report.json")
     clips = [_read(path) for path in sorted(out.glob("seed*.json"))]
     rows = {
-        "codec_si_sdr": (codec_report["si_sdr"], "dB", "held-out pieces; higher is better"),
+        "codec_si_sdr": (codec_report["si_sdr"], "dB", "held-out; higher is better"),
         "codec_mel_distance": (
             codec_report["mel_distance"],
             "",
-            "held-out pieces; lower is better",
+            "held-out; lower is better",
         ),
         "codec_perplexity": (codec_report["codebook_perplexity"], "codes", "mean over codebooks"),
         "lm_loss": (lm_report["cross_entropy"], "nats a token", "held-out pieces"),
-        "lm_unigram_loss": (lm_report["unigram_cross_entropy"], "nats a token", "a model without context"),
+        "lm_unigram_loss": (
+            lm_report["unigram_cross_entropy"],
+            "nats a token",
+            "a model without context",
+        ),
         "generation_speed": (clips[0]["speed"], "s of audio a s", "codes and decoding"),
     }
     for name in ("target_0", "reconstruction_0"):

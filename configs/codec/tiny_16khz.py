@@ -23,16 +23,18 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.model = dict(
         sample_rate=16000,
         channels=1,
-        # Wide after one stride of 8, thin before: convolutions at 16 kHz cost most and learn least.
+        # Thin at 16 kHz, where convolutions cost most and learn least, and few stages: a shallow
+        # stack fits waveforms in hundreds of steps, a deep one in tens of thousands.
         filters=4 if smoke else 8,
-        multipliers=(4, 8, 16, 32),
-        strides=(8, 5, 4, 2),
+        multipliers=(8, 16, 32),
+        strides=(16, 5, 4),
         dilations=(),
         kernel_in=7,
         encoder_kernel_out=3,
         decoder_kernel_out=7,
         activation="elu",
-        norm="none",
+        norm="weight",
+        init="level",
         causal=True,
         pad_mode="constant",
         bottleneck="rvq",
@@ -43,21 +45,23 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         ema_decay=0.95,
     )
     config.loss = loss.default_config(
-        time_l1=dict(weight=1.0),
+        # The waveform terms carry the phase and the bass, mel the rest of what is heard.
+        time_l1=dict(weight=20.0),
+        stft=dict(weight=1.0, windows=(1024, 256), log=0.0, convergence=1.0),
         mel=dict(
-            weight=1.0, windows=(2048, 512, 128), n_mels=(64, 40, 16), linear_l1=0.0, log_l1=1.0
+            weight=0.5, windows=(2048, 512, 128), n_mels=(64, 40, 16), linear_l1=0.0, log_l1=1.0
         ),
-        balancer=dict(enabled=True, decay=0.99),
     )
     config.discriminator = discriminators.default_config()
     config.optim = optim.default_config(
         name="adam",
-        learning_rate=2e-3,
+        learning_rate=1.5e-3,
+        b1=0.8,
         b2=0.99,
         schedule="cosine",
         warmup=2 if smoke else 50,
         end_factor=0.05,
-        clip=1.0,
+        clip=5.0,
     )
     config.optim_d = optim.default_config()
     config.data = pipeline.default_config(
@@ -65,7 +69,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         sample_rate=config.model.sample_rate,
         channels=config.model.channels,
         seconds=0.5 if smoke else 1.0,
-        batch_size=2 if smoke else 8,
+        batch_size=2 if smoke else 4,
     )
     config.train = loop.default_config(
         steps=4 if smoke else 2000,

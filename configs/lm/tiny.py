@@ -46,9 +46,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
                 clip=1.0,
             ),
             train=loop.default_config(
-                steps=4 if smoke else 1800,
-                eval_every=4 if smoke else 600,
-                save_every=2 if smoke else 300,
+                steps=4 if smoke else 1500,
+                eval_every=4 if smoke else 500,
+                save_every=2 if smoke else 250,
                 log_every=2 if smoke else 50,
                 eval_batches=2 if smoke else 16,
             ),

@@ -59,7 +59,7 @@ def _compare(ours: "_Ours", peer: "_Peer") -> list[dict[str, Any]]:
     """Both sides in turns, so that a busy machine slows them alike."""
     seconds: dict[str, list[float]] = {}
 
-    def timed(name: str, work: Callable[[], np.ndarray]) -> np.ndarray:
+    def timed(name: str, work: Callable[[], Any]) -> Any:
         start = time.perf_counter()
         result = work()
         seconds.setdefault(name, []).append(time.perf_counter() - start)

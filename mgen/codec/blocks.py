@@ -39,9 +39,25 @@ def step_layers(layers: list[Any], state: State, block: Array) -> tuple[State, A
     return tuple(states), block
 
 
+# RMS of audio at which `init="level"` brings the stack to 1: -14 dB.
+AUDIO_LEVEL = 0.2
+
+
+def init_gain(config: CodecConfig, upsampling: int = 1) -> float:
+    """Factor on the released initial kernels, with which a layer keeps the level of its input."""
+    return (3 * upsampling) ** 0.5 if config.init == "level" else 1.0
+
+
 def conv_layer(
-    config: CodecConfig, inputs: int, outputs: int, kernel: int, **kwargs: Any
+    config: CodecConfig,
+    inputs: int,
+    outputs: int,
+    kernel: int,
+    *,
+    level: float = 1.0,
+    **kwargs: Any,
 ) -> Conv1d:
+    """A convolution that `init="level"` starts with changing the level by the factor `level`."""
     return Conv1d(
         inputs,
         outputs,
@@ -49,6 +65,7 @@ def conv_layer(
         causal=config.causal,
         pad_mode=config.pad_mode,
         norm=config.norm,
+        gain=init_gain(config) * (level if config.init == "level" else 1.0),
         dtype=jnp.dtype(config.dtype),
         **kwargs,
     )
@@ -100,7 +117,10 @@ def encoder_layers(config: CodecConfig) -> NamedLayers:
     widths = [config.filters * m for m in config.stage_multipliers]
     outputs = config.latent_dim * (2 if config.bottleneck == "vae" else 1)
     layers: NamedLayers = [
-        ("conv_in", conv_layer(config, config.channels, widths[0], config.kernel_in))
+        (
+            "conv_in",
+            conv_layer(config, config.channels, widths[0], config.kernel_in, level=1 / AUDIO_LEVEL),
+        )
     ]
     for i, stride in enumerate(config.strides):
         layers += _residual_units(config, f"stage_{i}", widths[i])
@@ -138,6 +158,7 @@ def decoder_layers(config: CodecConfig) -> NamedLayers:
             causal=config.causal,
             norm=config.norm,
             output_padding=config.output_padding,
+            gain=init_gain(config, stride),
             dtype=jnp.dtype(config.dtype),
         )
         layers += [
@@ -150,6 +171,7 @@ def decoder_layers(config: CodecConfig) -> NamedLayers:
         widths[-1],
         config.channels,
         config.decoder_kernel_out,
+        level=AUDIO_LEVEL,
         use_bias=config.decoder_out_bias,
     )
     layers += [("act_out", Activation(config.activation, widths[-1])), ("conv_out", conv_out)]

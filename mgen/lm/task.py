@@ -49,11 +49,11 @@ class Task(task.Task):
 
     def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         config = self.lm_config
-        shape = (batch_size, self.frames, config.num_codebooks)
-        spec = {"codes": jax.ShapeDtypeStruct(shape, jnp.int32)}
+        codes = (batch_size, self.frames, config.num_codebooks)
+        spec = {"codes": jax.ShapeDtypeStruct(codes, jnp.int32)}
         if config.attribute_sizes:
-            shape = (batch_size, len(config.attribute_sizes))
-            spec["attributes"] = jax.ShapeDtypeStruct(shape, jnp.int32)
+            fields = (batch_size, len(config.attribute_sizes))
+            spec["attributes"] = jax.ShapeDtypeStruct(fields, jnp.int32)
         if config.condition_width:
             rows = (batch_size, self.config.condition.length)
             spec["condition"] = jax.ShapeDtypeStruct((*rows, config.condition_width), jnp.float32)

@@ -21,6 +21,11 @@ PAD_MODES = ("constant", "reflect")
 KERNEL_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
+def kernel_init(gain: float = 1.0) -> nn.initializers.Initializer:
+    """`KERNEL_INIT` times `gain`; sqrt(3) keeps the level of white noise through a layer."""
+    return nn.initializers.variance_scaling(gain**2 / 3, "fan_in", "uniform")
+
+
 def pad_time(x: Float[Array, "B T C"], left: int, right: int, mode: str) -> Array:
     """Pads time by zeros ("constant") or by mirroring without the edge ("reflect").
 
@@ -41,6 +46,7 @@ class Conv1d(nn.Module):
     Attributes:
       norm: "none", "weight" (one gain per output channel) or "time_group".
       pad_mode: "constant" or "reflect".
+      gain: factor on the initial kernel.
       dtype: computation dtype; parameters stay float32.
     """
 
@@ -53,6 +59,7 @@ class Conv1d(nn.Module):
     pad_mode: str = "constant"
     norm: str = "none"
     use_bias: bool = True
+    gain: float = 1.0
     dtype: jnp.dtype = jnp.float32
 
     @property
@@ -75,7 +82,7 @@ class Conv1d(nn.Module):
         if self.span < self.stride:
             raise ValueError(f"a kernel over {self.span} steps skips input at stride {self.stride}")
         shape = (self.kernel_size, self.in_features, self.features)
-        self.kernel = self.param("kernel", KERNEL_INIT, shape)
+        self.kernel = self.param("kernel", kernel_init(self.gain), shape)
         if self.norm == "weight":
             self.scale = self.param(
                 "scale", lambda _: jnp.sqrt(jnp.sum(self.kernel**2, axis=(0, 1)))
@@ -154,6 +161,7 @@ class ConvTranspose1d(nn.Module):
     causal: bool = False
     norm: str = "none"
     output_padding: bool = True
+    gain: float = 1.0
     dtype: jnp.dtype = jnp.float32
 
     @property
@@ -170,7 +178,7 @@ class ConvTranspose1d(nn.Module):
         if self.kernel_size < self.stride:
             raise ValueError(f"kernel {self.kernel_size} leaves gaps at stride {self.stride}")
         shape = (self.kernel_size, self.in_features, self.features)
-        self.kernel = self.param("kernel", KERNEL_INIT, shape)
+        self.kernel = self.param("kernel", kernel_init(self.gain), shape)
         if self.norm == "weight":
             self.scale_in = self.param(
                 "scale_in", lambda _: jnp.sqrt(jnp.sum(self.kernel**2, axis=(0, 2)))

@@ -102,12 +102,12 @@ def test_shape_laws():
 
 
 def test_periods_put_every_pth_sample_in_a_column():
-    audio = jnp.arange(14.0).reshape(1, 7, 2)
+    audio = jnp.arange(20.0).reshape(1, 10, 2)
     folded = d.fold_periods(audio, 3)
-    assert folded.shape == (1, 3, 3, 2)
+    assert folded.shape == (1, 4, 3, 2)
     assert_allclose(folded[0, :, 0], audio[0, ::3])
-    assert_allclose(folded[0, 2, 1:], audio[0, [5, 4]])  # reflected without the edge
-    assert d.fold_periods(audio[:, :6], 3).shape[1] == 3  # a full signal gets one row more
+    assert_allclose(folded[0, 3, 1:], audio[0, [8, 7]])  # reflected without the edge
+    assert d.fold_periods(audio[:, :9], 3).shape[1] == 4  # a full signal gets one row more
 
 
 def test_band_edges_are_dacs():

@@ -78,6 +78,7 @@ def test_mid_side_sees_what_left_and_right_do_not():
     options = dict(windows=(512,), sample_rate=RATE)
     assert loss.multi_resolution_stft(x, flipped, **options) == pytest.approx(0.0, abs=1e-6)
     assert loss.multi_resolution_stft(x, flipped, mid_side=True, **options) > 0.1
+    assert loss.add_mid_side(jnp.array([[[3.0, 1.0]]])).tolist() == [[[3.0, 1.0, 4.0, 2.0]]]
 
 
 def test_a_weight_at_standard_frequencies():

@@ -1,7 +1,5 @@
 """Inference: whole signals, chunks without seams, segments, and what is refused."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -11,7 +9,6 @@ import pytest
 from mgen.codec import chunked, receptive
 from mgen.codec.blocks import decoder_layers, encoder_layers
 from mgen.codec.config import CodecConfig
-from mgen.codec.model import init_codec
 from mgen.codec.sample import FrozenCodec, _apply
 from mgen.errors import UserError
 
@@ -47,12 +44,15 @@ SEGMENTED = TINY.replace(
 )
 
 
-@functools.cache
-def frozen(config):
-    """A codec whose output is of order one."""
-    variables = dict(jax.jit(init_codec, static_argnums=0)(config, jax.random.key(0)))
-    params = jax.tree.map(lambda p: 1.5 * p, variables.pop("params"))
-    return FrozenCodec(config, params, variables)
+@pytest.fixture(scope="module")
+def frozen(random_variables):
+    """config -> codec."""
+
+    def make(config):
+        variables = dict(random_variables(config))
+        return FrozenCodec(config, variables.pop("params"), variables)
+
+    return make
 
 
 def noise(length, channels=1, batch=2):
@@ -65,7 +65,7 @@ def in_blocks(x, sizes):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_chunks_equal_one_pass(name):
+def test_chunks_equal_one_pass(name, frozen):
     """No seam anywhere, whatever the blocks: 1e-4 leaves room for sums in another order."""
     codec = frozen(CASES[name])
     audio = noise(1234, codec.config.channels)
@@ -86,7 +86,7 @@ def test_chunks_equal_one_pass(name):
         np.testing.assert_array_equal(codes, codec.encode(audio, 1))
 
 
-def test_a_short_signal_is_one_chunk():
+def test_a_short_signal_is_one_chunk(frozen):
     codec = frozen(CASES["centred"])
     audio = noise(35)
     np.testing.assert_array_equal(codec.encode_long(audio), codec.encode(audio))
@@ -94,7 +94,7 @@ def test_a_short_signal_is_one_chunk():
     np.testing.assert_allclose(codec.decode_long(codes), codec.decode(codes), atol=1e-6)
 
 
-def test_long_audio_takes_few_compilations_and_bounded_memory():
+def test_long_audio_takes_few_compilations_and_bounded_memory(frozen):
     codec = frozen(CASES["musicgen"])
 
     def endless(count):
@@ -110,7 +110,7 @@ def test_long_audio_takes_few_compilations_and_bounded_memory():
     assert _apply._cache_size() <= compiled + 1  # at most the end, of another length
 
 
-def test_receptive_fields_are_where_gradients_are():
+def test_receptive_fields_are_where_gradients_are(frozen):
     for config in (CASES["centred"], CASES["dac"], TINY.replace(causal=True)):
         config = config.replace(bottleneck="none")
         codec, hop = frozen(config), config.hop
@@ -119,7 +119,9 @@ def test_receptive_fields_are_where_gradients_are():
         def frame(audio, codec=codec, middle=middle):
             return jnp.sum(codec.encode_latents(audio)[0, middle])
 
-        gradient = np.asarray(jax.grad(frame)(jnp.asarray(noise(frames * hop, batch=1))))[0, :, 0]
+        gradient = np.asarray(jax.jit(jax.grad(frame))(jnp.asarray(noise(frames * hop, batch=1))))[
+            0, :, 0
+        ]
         touched = np.flatnonzero(gradient)
         left, right = receptive.context(encoder_layers(config), hop, 1)
         assert middle - left == touched[0] // hop
@@ -128,7 +130,7 @@ def test_receptive_fields_are_where_gradients_are():
         def samples(latents, codec=codec, middle=middle, hop=hop):
             return jnp.sum(codec.decode_latents(latents)[0, middle * hop : (middle + 1) * hop])
 
-        gradient = np.asarray(jax.grad(samples)(jnp.asarray(noise(frames, 4, batch=1))))[0]
+        gradient = np.asarray(jax.jit(jax.grad(samples))(jnp.asarray(noise(frames, 4, batch=1))))[0]
         touched = np.flatnonzero(np.any(gradient, -1))
         left, right = receptive.context(decoder_layers(config), 1, hop)
         assert middle - left == touched[0]
@@ -136,7 +138,7 @@ def test_receptive_fields_are_where_gradients_are():
         assert 0 <= middle + right - touched[-1] <= (0 if config.output_padding else 1)
 
 
-def test_segments_overlap_and_carry_their_levels():
+def test_segments_overlap_and_carry_their_levels(frozen):
     codec = frozen(SEGMENTED)
     quiet_then_loud = noise(1000) * np.linspace(0.1, 1.0, 1000, dtype=np.float32)[None, :, None]
     codes, levels = codec.encode_with_levels(quiet_then_loud)
@@ -165,7 +167,7 @@ def test_overlap_add_of_equal_segments_is_the_signal():
     np.testing.assert_allclose(chunked.overlap_add(segments, 90), signal, atol=1e-6)
 
 
-def test_codecs_that_cannot_be_cut_say_so():
+def test_codecs_that_cannot_be_cut_say_so(frozen):
     whole = frozen(SEGMENTED.replace(segment_seconds=0.0, segment_overlap=0.0))
     with pytest.raises(UserError, match="cannot run in chunks"):
         whole.encode_chunks(noise(500))
@@ -173,7 +175,7 @@ def test_codecs_that_cannot_be_cut_say_so():
         whole.decode_chunks(np.zeros((1, 5, 2), np.int32))
 
 
-def test_bad_input_is_named():
+def test_bad_input_is_named(frozen):
     codec = frozen(CASES["centred"])
     with pytest.raises(UserError, match=r"audio of shape \(2, 50, 2\), expected \[B, T, 1\]"):
         codec.encode(noise(50, 2))
@@ -187,9 +189,9 @@ def test_bad_input_is_named():
         FrozenCodec(TINY, {})
 
 
-def test_from_a_trained_experiment():
+def test_from_a_trained_experiment(random_variables):
     config = ml_collections.ConfigDict(dict(model=TINY.to_dict()))
-    variables = dict(jax.jit(init_codec, static_argnums=0)(TINY, jax.random.key(0)))
+    variables = dict(random_variables(TINY))
     params = variables.pop("params")
     codec = FrozenCodec.from_trained(config, params, {**variables, "balancer": {}})
     assert codec.config == TINY.replace(norm="none")

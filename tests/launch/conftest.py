@@ -1,4 +1,4 @@
-"""A small prepared dataset and models trained on it, made once for the session by the real commands."""
+"""The real commands, and a small prepared dataset made once for the session."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Bad input to train, tokenize, generate, evaluate, demo and benchmark: one line, exit code 1, no debris."""
+"""Bad input to train, tokenize, generate, evaluate, demo, benchmark: one line, exit code 1."""
 
 import shutil
 

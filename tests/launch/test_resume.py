@@ -29,7 +29,7 @@ def command(workdir, dataset):
 def finish(workdir, dataset):
     done = subprocess.run(command(workdir, dataset), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    task, state = checkpoint.load_state(workdir)
+    _, state = checkpoint.load_state(workdir)
     assert int(state.step) == STEPS
     return tree.fingerprint(state)
 
@@ -41,7 +41,7 @@ def uninterrupted(scores, tmp_path_factory):
 
 
 def kill_after_a_checkpoint(workdir, dataset, number):
-    """Starts the run, waits for its first checkpoint and a little more, and sends signal `number`."""
+    """Starts the run, waits for its first checkpoint and a little more, sends `number`."""
     process = subprocess.Popen(
         command(workdir, dataset), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

@@ -21,7 +21,7 @@ def layouts(draw):
     return Layout(name, codebooks, draw(st.integers(1, 3000)), delays)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 @given(layouts(), st.integers(1, 12), st.integers(0, 2**31 - 1))
 def test_laws(layout, frames, seed):
     rng = np.random.default_rng(seed)
