@@ -6,6 +6,7 @@ import ml_collections
 
 from mgen.codec import discriminators, loss
 from mgen.codec.config import CodecConfig
+from mgen.configs import variants
 from mgen.inputs import pipeline
 from mgen.train import loop, optim
 
@@ -48,12 +49,10 @@ def experiment(
 
 
 def finish(config: ml_collections.ConfigDict, arg: str) -> ml_collections.ConfigDict:
-    """Shrinks everything for `arg` "smoke", then locks; `ValueError` for an unknown `arg`."""
-    if arg not in ("", "smoke"):
-        raise ValueError(f"config argument {arg!r}, expected 'smoke' or none")
+    """Shrinks everything for `arg` "smoke"; see `variants` for the rest."""
     if arg == "smoke":
         _shrink(config)
-    return config.lock()
+    return variants.finish(config, arg)
 
 
 def _shrink(config: ml_collections.ConfigDict) -> None:

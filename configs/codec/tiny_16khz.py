@@ -9,14 +9,13 @@ afford learns less in so few steps than it costs. `:smoke` takes seconds.
 import ml_collections
 
 from mgen.codec import discriminators, loss
+from mgen.configs import variants
 from mgen.inputs import pipeline
 from mgen.train import loop, optim
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    if arg not in ("", "smoke"):
-        raise ValueError(f"config argument {arg!r}, expected 'smoke' or none")
-    smoke = arg == "smoke"
+    smoke = variants.check(arg) == "smoke"
     config = ml_collections.ConfigDict()
     config.family = "codec"
     config.seed = 0
@@ -38,11 +37,11 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         causal=True,
         pad_mode="constant",
         bottleneck="rvq",
-        latent_dim=64,
+        latent_dim=32,
         num_codebooks=4,
         codebook_size=512,
-        # Codebooks forget within 20 steps: the encoder moves fast.
-        ema_decay=0.95,
+        # Codebooks forget within 30 steps: the encoder moves fast.
+        ema_decay=0.97,
     )
     config.loss = loss.default_config(
         # The waveform terms carry the phase and the bass, mel the rest of what is heard.
@@ -51,6 +50,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         mel=dict(
             weight=0.5, windows=(2048, 512, 128), n_mels=(64, 40, 16), linear_l1=0.0, log_l1=1.0
         ),
+        commitment=dict(weight=3.0),
     )
     config.discriminator = discriminators.default_config()
     config.optim = optim.default_config(
@@ -72,10 +72,10 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         batch_size=2 if smoke else 4,
     )
     config.train = loop.default_config(
-        steps=4 if smoke else 2000,
+        steps=4 if smoke else 3000,
         log_every=2 if smoke else 50,
-        eval_every=4 if smoke else 500,
+        eval_every=4 if smoke else 1000,
         eval_batches=1 if smoke else 2,
         save_every=4 if smoke else 250,
     )
-    return config.lock()
+    return variants.finish(config, arg)

@@ -1,4 +1,4 @@
-"""The tiny codec with a Gaussian bottleneck: 16 kHz mono, 50 latents of 64 channels a second.
+"""The tiny codec with a Gaussian bottleneck: 16 kHz mono, 50 latents of 32 channels a second.
 
   mgen train --config=codec/tiny_vae --workdir=out/vae --config.data.dataset=PATH
 

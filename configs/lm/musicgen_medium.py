@@ -2,12 +2,12 @@
 
   mgen train --config=lm/musicgen_medium --workdir=out/musicgen_medium --config.data.dataset=TOKENS
 
-Everything else as configs/lm/musicgen_small.py.
+Hardware: a pod slice or a cluster of GPUs. Everything else as configs/lm/musicgen_small.py.
 """
 
 import ml_collections
 
-from configs.lm import musicgen_small
+from mgen.configs.lm import musicgen_small
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:

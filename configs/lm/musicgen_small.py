@@ -3,14 +3,15 @@
   mgen train --config=lm/musicgen_small --workdir=out/musicgen_small --config.data.dataset=TOKENS
 
 420,371,456 parameters. As published: batches of 192 x 30 s, AdamW, cosine with 4000 warm-up steps,
-a moving average of the weights, no condition for a fifth of the examples; 32 GPUs in the paper.
+a moving average of the weights, no condition for a fifth of the examples.
+Hardware: 32 GPUs in the paper.
 A batch also holds T5 vectors ("condition", "condition_mask"), which `mgen tokenize` does not write:
 the config serves imported weights (`mgen.interop.musicgen`) and data of one's own.
-`:smoke` is small.
 """
 
 import ml_collections
 
+from mgen.configs import variants
 from mgen.inputs import pipeline
 from mgen.train import loop, optim
 
@@ -19,7 +20,7 @@ def get_config(
     arg: str = "", dim: int = 1024, heads: int = 16, layers: int = 24
 ) -> ml_collections.ConfigDict:
     """musicgen_medium and musicgen_large call this with their widths."""
-    smoke = arg == "smoke"
+    smoke = variants.check(arg) == "smoke"
     config = ml_collections.ConfigDict(
         dict(
             family="lm",
@@ -76,4 +77,4 @@ def get_config(
             ),
         )
     )
-    return config.lock()
+    return variants.finish(config, arg)

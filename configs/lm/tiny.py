@@ -2,17 +2,18 @@
 
   mgen train --config=lm/tiny --workdir=out/lm --config.data.dataset=TOKENS
 
-`:smoke` runs in seconds.
+Hardware: 2 CPU cores, minutes. `:smoke` takes seconds.
 """
 
 import ml_collections
 
+from mgen.configs import variants
 from mgen.inputs import attributes, pipeline
 from mgen.train import loop, optim
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    smoke = arg == "smoke"
+    smoke = variants.check(arg) == "smoke"
     config = ml_collections.ConfigDict(
         dict(
             family="lm",
@@ -54,4 +55,4 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
             ),
         )
     )
-    return config.lock()
+    return variants.finish(config, arg)
