@@ -20,7 +20,7 @@ import optax
 from mgen.audio import mel
 from mgen.codec import balancer, loss
 from mgen.codec.discriminators import Discriminator, DiscriminatorConfig
-from mgen.codec.model import Codec, CodecConfig, CodecOutput
+from mgen.codec.model import Codec, CodecConfig, CodecOutput, init_codec
 from mgen.errors import UserError
 from mgen.metrics.audio import mel_distance, si_sdr
 from mgen.train import optim, task
@@ -111,8 +111,7 @@ class Task(task.Task):
 
     def init_variables(self, key: Key) -> dict[str, Params]:
         """The codec's variables; "params" are the generator's."""
-        audio = jnp.zeros(self.batch_spec(1)["audio"].shape)
-        return flax.core.unfreeze(self.codec.init(key, audio, train=False))
+        return flax.core.unfreeze(init_codec(self.codec_config, key))
 
     def init(self, key: Key) -> TrainState:
         generator_key, discriminator_key = jax.random.split(key)
