@@ -25,6 +25,7 @@ _SECONDS = flags.DEFINE_float("seconds", 6.0, "Length of a clip, the prompt incl
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the first clip; the others count up.")
 _CONDITION = flags.DEFINE_string("condition", "", "Such as metre=3/4,mode=minor.")
 _PROMPT = flags.DEFINE_string("prompt", "", "Audio file to continue.")
+_LOUDNESS = flags.DEFINE_float("loudness", -18.0, "LUFS of the clips, within full scale.")
 _SAMPLING = [
     flags.DEFINE_float("temperature", 1.0, "0 takes the likeliest token.", 0.0),
     flags.DEFINE_integer("top_k", 250, "Draw from the k likeliest tokens; 0: all.", 0),
@@ -49,7 +50,7 @@ def main(argv: list[str]) -> None:
     about = cli.flag_values(main) | {"n": 1, "models": model.about, "speed": watch.speed(seconds)}
     for seed, codes, audio in zip(seeds, *made):
         clip = about | {"seed": int(seed)}
-        print(clips.write(_OUT.value, f"seed{seed}", audio, rate, codes, clip))
+        print(clips.write(_OUT.value, f"seed{seed}", audio, rate, codes, clip, _LOUDNESS.value))
     print(watch.describe(seconds))
 
 

@@ -13,6 +13,7 @@ import safetensors.numpy
 
 from mgen import plot
 from mgen.audio import io
+from mgen.audio.loudness import normalise
 from mgen.errors import UserError
 from mgen.typing import ndarray
 
@@ -24,6 +25,7 @@ def write(
     sample_rate: int,
     codes: ndarray | None = None,
     about: dict[str, Any] | None = None,
+    loudness: float | None = None,
 ) -> Path:
     """Writes `name`.wav and .png; with `codes` also .safetensors, with `about` also .json.
 
@@ -31,14 +33,16 @@ def write(
       audio: float32 [T, C].
       codes: int32 [F, K].
       about: everything needed to make the clip again.
+      loudness: LUFS to bring the clip to, within full scale; None leaves it.
 
     Returns the path of the WAV file.
     """
     folder = make_folder(folder)
     audio = np.asarray(audio, np.float32)
-    loudest = float(np.max(np.abs(audio), initial=0.0))
-    if loudest > 1.0:
-        audio = audio / loudest  # a decoder may overshoot full scale; clipping would be heard
+    if loudness is not None:
+        audio = normalise(audio, sample_rate, loudness, max_peak=1.0)
+    # A decoder may overshoot full scale; clipping would be heard.
+    audio = audio / max(1.0, float(np.max(np.abs(audio), initial=0.0)))
     wav = folder / f"{name}.wav"
     io.write(wav, audio, sample_rate)
     plot.waveform_and_mel(wav.with_suffix(".png"), audio, sample_rate, title=name)

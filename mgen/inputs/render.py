@@ -24,7 +24,7 @@ from mgen.inputs import instruments, synth
 from mgen.inputs.record import DRUM_KIT, OFFSET, ONSET, PITCH, STEM, VELOCITY, Record
 
 MAX_TIMING_JITTER = 0.010  # s; beyond it the parts audibly fall apart
-NORM, HEADROOM = 1.5, 1.2  # see `_peak_estimate`
+NORM, HEADROOM = 1.5, 1.4  # see `_peak_estimate`
 
 
 @dataclasses.dataclass(frozen=True)
