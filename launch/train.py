@@ -20,6 +20,7 @@ from mgen import cli
 _CONFIG = cli.define_config_flag()
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of this run.", required=True)
 flags.mark_flag_as_required("config")
+flags.declare_key_flag("config")
 
 
 def main(argv: list[str]) -> None:

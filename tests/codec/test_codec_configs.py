@@ -68,7 +68,7 @@ def test_smoke_size_is_small_and_locked(name):
     assert smoke.data.sample_rate == config.sample_rate
     with pytest.raises(AttributeError):
         smoke.model.filtres = 3
-    with pytest.raises(ValueError, match="'smok', expected 'smoke'"):
+    with pytest.raises(UserError, match="'smok': expected one of smoke"):
         experiment(name, "smok")
 
 
