@@ -1,9 +1,11 @@
 """Random access to prepared datasets of `Record`s, without TensorFlow."""
 
-import contextlib
 import json
+import threading
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from mgen.errors import UserError
 from mgen.inputs.record import Record, features, from_example
@@ -47,20 +49,27 @@ class RecordSource:
         """See `open_records`."""
         self.folder = dataset_folder(path)
         self.split = split
-        paths, self._length = self._shards()
-        if not self._length:
+        paths, self._lengths = self._shards()
+        self._starts = np.cumsum([0, *self._lengths])
+        if not len(self):
             raise UserError(f"{self.folder}: split {split!r} is empty")
         self._paths = [str(path) for path in paths]
         self._open_files()
 
     def __len__(self) -> int:
-        return self._length
+        return int(self._starts[-1])
 
     def __getitem__(self, index: int) -> Record:
-        if self._files is None:
+        if self._readers is None:
             self._open_files()
+        shard = int(np.searchsorted(self._starts, index, side="right")) - 1
+        reader = self._readers[shard]
         try:
-            return from_example(self._features.deserialize_example_np(self._files[index]))
+            # seek and read copies a record once; `read([index])` takes five times as long.
+            with self._lock:
+                reader.seek(int(index - self._starts[shard]))
+                data = reader.read()
+            return from_example(self._features.deserialize_example_np(data))
         except Exception as error:
             raise UserError(
                 f"{self.folder}: record {index} of split {self.split!r} cannot be read; is it a"
@@ -68,26 +77,20 @@ class RecordSource:
             ) from error
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_files": None, "_features": None}
+        return {**self.__dict__, "_readers": None, "_features": None, "_lock": None}
 
     def _open_files(self) -> None:
-        from array_record.python.array_record_data_source import ArrayRecordDataSource
-
         self._features: Any = features()
-        try:
-            self._files: Any = ArrayRecordDataSource(self._paths)
-        except Exception as error:
-            broken = next((path for path in self._paths if not _readable(path)), self._paths[0])
-            raise UserError(
-                f"{broken}: truncated or no ArrayRecord ({first_line(error)})"
-            ) from error
-        if len(self._files) != self._length:
-            raise UserError(
-                f"{self.folder}: split {self.split!r} has {len(self._files)} records,"
-                f" its info says {self._length}"
-            )
+        self._lock: Any = threading.Lock()
+        self._readers: Any = [_open(path) for path in self._paths]
+        for path, reader, length in zip(self._paths, self._readers, self._lengths):
+            if reader.num_records() != length:
+                raise UserError(
+                    f"{path}: truncated, or of another build: {reader.num_records()} records, "
+                    f"{_INFO} says {length}"
+                )
 
-    def _shards(self) -> tuple[list[Path], int]:
+    def _shards(self) -> tuple[list[Path], list[int]]:
         path = self.folder / _INFO
         try:
             info = json.loads(path.read_text())
@@ -113,7 +116,7 @@ class RecordSource:
                 raise UserError(
                     f"{shard}: missing; expected {len(shards)} shards of split {self.split!r}"
                 )
-        return paths, sum(shards)
+        return paths, shards
 
 
 def open_records(path: str | Path, split: str) -> RecordSource:
@@ -134,10 +137,10 @@ def first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
-def _readable(path: str) -> bool:
+def _open(path: str) -> Any:
     from array_record.python.array_record_module import ArrayRecordReader
 
-    with contextlib.suppress(Exception):
-        ArrayRecordReader(path).close()
-        return True
-    return False
+    try:
+        return ArrayRecordReader(path, "readahead_buffer_size:0,max_parallelism:0")
+    except Exception as error:
+        raise UserError(f"{path}: truncated or no ArrayRecord ({first_line(error)})") from error
