@@ -2,7 +2,8 @@
 
 Both hold the same random float32 weights, cross-attend to the same 768-wide vectors and decode
 greedily from the same prompt, as many threads as there are cores; their logits must agree. The peer
-runs in inference mode with its key-value cache. Turns alternate.
+runs in inference mode with its key-value cache, not compiled: `torch.compile` gained 4% at batch 1
+and lost 18% at batch 8 (BENCHMARKS.md). Turns alternate.
 """
 
 import os
