@@ -10,45 +10,8 @@ those weights.
 
 import ml_collections
 
-from mgen.configs import codec_base as base
+from mgen.configs.codec import dac_44khz
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    config = base.experiment(
-        dict(
-            sample_rate=16000,
-            filters=64,
-            decoder_filters=96,
-            strides=(2, 4, 5, 8),
-            encoder_kernel_out=3,
-            residual_kernel=7,
-            dilations=(1, 3, 9),
-            compress=1,
-            activation="snake",
-            final_activation="tanh",
-            output_padding=False,
-            bottleneck="factorized_rvq",
-            latent_dim=1024,
-            num_codebooks=12,
-            codebook_size=1024,
-            codebook_dim=8,
-            quantizer_dropout=0.5,
-        ),
-        loss_recipe="dac",
-        discriminator_recipe="dac",
-        optimizer=dict(
-            name="adamw",
-            learning_rate=1e-4,
-            b1=0.8,
-            b2=0.99,
-            weight_decay=0.01,
-            schedule="exponential",
-            gamma=0.999996,
-            clip=1000.0,
-        ),
-        optimizer_d=dict(clip=10.0),
-        seconds=0.38,
-        batch_size=72,
-        steps=400_000,
-    )
-    return base.finish(config, arg)
+    return dac_44khz.get_config(arg, sample_rate=16000, strides=(2, 4, 5, 8), num_codebooks=12)

@@ -13,13 +13,19 @@ import ml_collections
 from mgen.configs import codec_base as base
 
 
-def get_config(arg: str = "") -> ml_collections.ConfigDict:
+def get_config(
+    arg: str = "",
+    sample_rate: int = 44100,
+    strides: tuple[int, ...] = (2, 4, 8, 8),
+    num_codebooks: int = 9,
+) -> ml_collections.ConfigDict:
+    """dac_16khz and dac_24khz call this with their numbers."""
     config = base.experiment(
         dict(
-            sample_rate=44100,
+            sample_rate=sample_rate,
             filters=64,
             decoder_filters=96,
-            strides=(2, 4, 8, 8),
+            strides=strides,
             encoder_kernel_out=3,
             residual_kernel=7,
             dilations=(1, 3, 9),
@@ -29,7 +35,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
             output_padding=False,
             bottleneck="factorized_rvq",
             latent_dim=1024,
-            num_codebooks=9,
+            num_codebooks=num_codebooks,
             codebook_size=1024,
             codebook_dim=8,
             quantizer_dropout=0.5,
