@@ -1,0 +1,1 @@
+"""Codecs: the published ones at full size, and tiny ones that train on a laptop."""

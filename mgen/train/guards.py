@@ -1,8 +1,9 @@
-"""What a training run does when it is told to stop or runs out of memory."""
+"""What surrounds a training run: signals, the profiler, advice when memory is short."""
 
 import contextlib
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import jax
 
@@ -29,6 +30,27 @@ class StopOnSignal(contextlib.AbstractContextManager):
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.requested = True
+
+
+class Profiler(contextlib.AbstractContextManager):
+    """Traces `steps` steps from step `start` into `workdir`/profile, for TensorBoard."""
+
+    def __init__(self, workdir: Path, start: int, steps: int):
+        self.folder, self.start, self.steps = str(workdir / "profile"), start, steps
+        self.running = False
+
+    def at(self, step: int) -> None:
+        """To be called before each step."""
+        inside = self.start <= step < self.start + self.steps
+        if inside and not self.running:
+            jax.profiler.start_trace(self.folder)
+        elif self.running and not inside:
+            jax.profiler.stop_trace()
+        self.running = inside
+
+    def __exit__(self, *exc: object) -> None:
+        if self.running:
+            jax.profiler.stop_trace()
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ from mgen.errors import UserError
 from mgen.progress import Progress
 from mgen.sharding import mesh as mesh_lib
 from mgen.train.checkpoint import Checkpoints
-from mgen.train.guards import StopOnSignal, out_of_memory_advice
+from mgen.train.guards import Profiler, StopOnSignal, out_of_memory_advice
 from mgen.train.logging import MetricWriter, make_writer
 from mgen.train.state import TrainState
 from mgen.train.task import Task
@@ -96,13 +96,14 @@ def train(
         contextlib.closing(checkpoints),
         Progress(f"train {task.family}", settings.steps, "steps", initial=step) as progress,
         stop,
+        Profiler(workdir, settings.profile_start, settings.profile_steps) as profiler,
         out_of_memory_advice(),
         jax.transfer_guard("disallow"),  # an implicit host-device copy in the loop is a bug
     ):
         watch = _Watch(task, writer, progress, step)
         while step < settings.steps:
             batch = compiled.put(next(iterator))
-            profile(settings, workdir, step)
+            profiler.at(step)
             state, metrics = compiled.train(state, batch, compiled.key(root_key, step))
             step += 1
             last = step == settings.steps or stop.requested
@@ -297,16 +298,6 @@ class _Watch:
             else:
                 self.writer.write_images(step, {name: np.asarray(value)[None]})
         self.writer.flush()
-
-
-def profile(settings: ml_collections.ConfigDict, workdir: Path, step: int) -> None:
-    """Starts and stops the trace of `profile_steps` steps, for TensorBoard or Perfetto."""
-    if not settings.profile_steps:
-        return
-    if step == settings.profile_start:
-        jax.profiler.start_trace(str(workdir / "profile"))
-    elif step == settings.profile_start + settings.profile_steps:
-        jax.profiler.stop_trace()
 
 
 def _jsonable(value: Any) -> Any:

@@ -186,3 +186,13 @@ def test_manifest_names_family_config_and_parents(linear, tmp_path):
     assert about["family"] == "linear" and about["parents"] == {"codec": "abc"}
     assert about["config"]["optim"]["learning_rate"] == 0.05
     assert not list(tmp_path.glob(".manifest*"))
+
+
+def test_profiler_traces_the_steps_asked_for(linear, tmp_path):
+    run(linear, tmp_path, steps=6, profile_start=2, profile_steps=2)
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+
+
+def test_profile_longer_than_the_run_is_still_written(linear, tmp_path):
+    run(linear, tmp_path, steps=3, profile_start=1, profile_steps=50)
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
