@@ -61,10 +61,3 @@ def unigram_cross_entropy(
     """
     p = (train_counts + 1) / (train_counts + 1).sum(axis=-1, keepdims=True)
     return -(counts * np.log(p)).sum(axis=-1) / np.maximum(counts.sum(axis=-1), 1)
-
-
-def unigram_entropy(counts: Int[np.ndarray, "K V"]) -> Float[np.ndarray, " K"]:
-    """Entropy in nats of each codebook's empirical distribution: the least that any model that
-    ignores context can score on the tokens counted. Empty codebooks give 0."""
-    p = counts / np.maximum(counts.sum(axis=-1, keepdims=True), 1)
-    return -(p * np.log(np.where(p > 0, p, 1.0))).sum(axis=-1)
