@@ -18,7 +18,7 @@ import numpy as np
 from mgen.lm.model import LMConfig, unstack_layers
 from mgen.nn.attention import cached_attention
 from mgen.nn.embed import rope, sinusoidal, sum_rows
-from mgen.nn.transformer import ACTIVATIONS, NORM_EPSILON
+from mgen.nn.transformer import ACTIVATIONS
 from mgen.typing import Array, Bool, Float, Int, Params
 
 Cache = list[dict[str, Array]]
@@ -95,9 +95,10 @@ def linear(matrix: Matrix, x: Float[Array, "D N"]) -> Float[Array, "E N"]:
 
 def normalise(config: LMConfig, layer: Params, x: Float[Array, "D N"]) -> Float[Array, "D N"]:
     """Layer or root-mean-square norm over the first axis."""
+    epsilon = config.transformer.norm_epsilon
     if config.norm == "layer":
         x = x - x.mean(axis=0, keepdims=True)
-    x = x * jax.lax.rsqrt(jnp.square(x).mean(axis=0, keepdims=True) + NORM_EPSILON)
+    x = x * jax.lax.rsqrt(jnp.square(x).mean(axis=0, keepdims=True) + epsilon)
     x = x * layer["scale"]
     return x + layer["bias"] if "bias" in layer else x
 

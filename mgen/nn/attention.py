@@ -20,6 +20,7 @@ class Attention(nn.Module):
       bias: whether the four projections have one.
       causal: position l sees positions <= l; self-attention only.
       rotary: rotary positions on queries and keys; self-attention only.
+      scale: factor on the scores; None is head_dim ** -0.5, T5 has 1.
       dtype: compute dtype.
     """
 
@@ -29,6 +30,7 @@ class Attention(nn.Module):
     bias: bool = False
     causal: bool = False
     rotary: bool = False
+    scale: float | None = None
     dtype: str = "float32"
 
     @nn.compact
@@ -37,9 +39,10 @@ class Attention(nn.Module):
         x: Float[Array, "B L D"],
         memory: Float[Array, "B C W"] | None = None,
         mask: Bool[Array, "B C"] | None = None,
+        bias: Float[Array, "#B #H L C"] | None = None,
     ) -> Float[Array, "B L D"]:
         """Attends from `x` to `memory` (to itself where None); `mask` is True at the positions that
-        may be seen."""
+        may be seen, `bias` is added to the scores."""
 
         def project(name: str, heads: int) -> nn.DenseGeneral:
             return nn.DenseGeneral(
@@ -57,7 +60,9 @@ class Attention(nn.Module):
             query,
             key,
             value,
+            bias=None if bias is None else bias.astype(query.dtype),
             mask=None if mask is None else mask[:, None, None, :],
+            scale=self.scale,
             is_causal=self.causal,
         )
         return nn.DenseGeneral(

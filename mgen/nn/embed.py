@@ -4,6 +4,7 @@ import math
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 
 from mgen.typing import Array, Float, Int
 
@@ -69,3 +70,43 @@ def sum_rows(
     the fields before it."""
     starts = jnp.asarray([sum(sizes[:i]) for i in range(len(sizes))], jnp.int32)
     return table[fields + jnp.broadcast_to(starts, fields.shape)].sum(axis=-2)
+
+
+class RelativeBias(nn.Module):
+    """T5's learned bias on attention scores (Raffel et al. 2020, section 2.1): one value a head and
+    bucket of distances.
+
+    Half of the buckets hold one distance each, the others grow logarithmically up to
+    `max_distance`; bidirectional attention has one set for either side.
+
+    Attributes:
+      buckets, max_distance: of the table.
+      heads: H.
+      bidirectional: False gives all buckets to the past, for causal attention.
+    """
+
+    buckets: int
+    max_distance: int
+    heads: int
+    bidirectional: bool = True
+
+    @nn.compact
+    def __call__(self, length: int) -> Float[Array, "1 H L L"]:
+        init = nn.initializers.normal(0.02)
+        table = self.param("embedding", init, (self.buckets, self.heads), jnp.float32)
+        distance = np.arange(length)[None, :] - np.arange(length)[:, None]  # key minus query
+        return table[self.bucket(distance)].transpose(2, 0, 1)[None]
+
+    def bucket(self, distance: np.ndarray) -> np.ndarray:
+        """Row of the table for each distance (key minus query)."""
+        buckets, side = self.buckets, np.zeros_like(distance)
+        if self.bidirectional:
+            buckets //= 2
+            side = (distance > 0) * buckets
+            distance = np.abs(distance)
+        else:
+            distance = np.maximum(-distance, 0)
+        exact = buckets // 2
+        ratio = np.log(np.maximum(distance, 1) / exact) / np.log(self.max_distance / exact)
+        coarse = exact + (ratio * (buckets - exact)).astype(np.int64)
+        return side + np.where(distance < exact, distance, np.minimum(coarse, buckets - 1))

@@ -1,4 +1,9 @@
-"""Transformer stack: blocks with optional cross-attention, scanned or unrolled over layers."""
+"""Transformer stack, encoder or decoder: blocks with optional cross-attention, scanned or unrolled
+over layers.
+
+Settings of `TransformerConfig` give the stacks of MusicGen (pre-norm, no biases), BERT (post-norm),
+ViT (pre-norm) and T5 (RMS norm, relative position bias, unscaled scores).
+"""
 
 import dataclasses
 from typing import Any
@@ -8,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from mgen.nn.attention import Attention
+from mgen.nn.embed import RelativeBias
 from mgen.typing import Array, Bool, Float, Params
 
 ACTIVATIONS = {
@@ -20,7 +26,6 @@ REMAT_POLICIES = {
     "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
-NORM_EPSILON = 1e-5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,10 +36,14 @@ class TransformerConfig:
       dim, heads, kv_heads, layers, ff: widths D, H, key-value heads, depth, hidden width of the
         feed-forward.
       activation: a name of `ACTIVATIONS`.
-      norm: "layer" or "rms".
+      gated: the feed-forward is activation(x W_g) * (x W_in) W_out (Shazeer 2020, "GLU Variants").
+      norm, norm_epsilon: "layer" or "rms", and what is added to the variance.
       norm_position: "pre" (a final norm follows the last block) or "post".
       bias: whether linear layers have one.
       causal, rotary: of self-attention.
+      relative_buckets, relative_distance: of T5's position bias, shared by all blocks; 0 buckets is
+        none.
+      head_dim, scale: of attention; None is dim / heads and head_dim ** -0.5.
       cross: whether each block attends to a memory.
       dropout: rate on the output of each sub-layer.
       dtype: compute dtype; parameters stay float32.
@@ -50,11 +59,17 @@ class TransformerConfig:
     layers: int
     ff: int
     activation: str = "gelu"
+    gated: bool = False
     norm: str = "layer"
+    norm_epsilon: float = 1e-5
     norm_position: str = "pre"
     bias: bool = False
     causal: bool = True
     rotary: bool = False
+    relative_buckets: int = 0
+    relative_distance: int = 128
+    head_dim: int | None = None
+    scale: float | None = None
     cross: bool = False
     dropout: float = 0.0
     dtype: str = "float32"
@@ -65,18 +80,19 @@ class TransformerConfig:
 def make_norm(config: TransformerConfig, name: str) -> nn.Module:
     """Normalisation in float32 of the last axis."""
     if config.norm == "rms":
-        return nn.RMSNorm(epsilon=NORM_EPSILON, dtype=config.dtype, name=name)
+        return nn.RMSNorm(epsilon=config.norm_epsilon, dtype=config.dtype, name=name)
     return nn.LayerNorm(
-        epsilon=NORM_EPSILON, dtype=config.dtype, use_fast_variance=False, name=name
+        epsilon=config.norm_epsilon, dtype=config.dtype, use_fast_variance=False, name=name
     )
 
 
 class Block(nn.Module):
     """Self-attention, cross-attention where configured, feed-forward; each with a norm, dropout and
-    a residual."""
+    a residual. Returns its output twice where `hidden`, as `nn.scan` wants it."""
 
     config: TransformerConfig
     train: bool = False
+    hidden: bool = False
 
     @nn.compact
     def __call__(
@@ -84,12 +100,14 @@ class Block(nn.Module):
         x: Float[Array, "B L D"],
         memory: Float[Array, "B C D"] | None,
         mask: Bool[Array, "B C"] | None,
-    ) -> tuple[Float[Array, "B L D"], None]:
+        bias: Float[Array, "1 H L L"] | None,
+    ) -> tuple[Float[Array, "B L D"], Float[Array, "B L D"] | None]:
         config = self.config
         heads: dict[str, Any] = dict(
             heads=config.heads,
             kv_heads=config.kv_heads,
-            head_dim=config.dim // config.heads,
+            head_dim=config.head_dim or config.dim // config.heads,
+            scale=config.scale,
             bias=config.bias,
             dtype=config.dtype,
         )
@@ -103,17 +121,22 @@ class Block(nn.Module):
 
         def feed_forward(x: Array) -> Array:
             dense: dict[str, Any] = dict(use_bias=config.bias, dtype=config.dtype)
+            activation = ACTIVATIONS[config.activation]
             hidden = nn.Dense(config.ff, name="ff_in", **dense)(x)
-            return nn.Dense(config.dim, name="ff_out", **dense)(
-                ACTIVATIONS[config.activation](hidden)
-            )
+            if config.gated:
+                hidden = hidden * activation(nn.Dense(config.ff, name="ff_gate", **dense)(x))
+            else:
+                hidden = activation(hidden)
+            return nn.Dense(config.dim, name="ff_out", **dense)(hidden)
 
         attention = Attention(causal=config.causal, rotary=config.rotary, name="attention", **heads)
-        x = residual(x, attention, "attention")
+        own_mask = mask if memory is None else None
+        x = residual(x, lambda h: attention(h, None, own_mask, bias), "attention")
         if config.cross and memory is not None:
             cross = Attention(name="cross_attention", **heads)
             x = residual(x, lambda h: cross(h, memory, mask), "cross_attention")
-        return residual(x, feed_forward, "ff"), None
+        x = residual(x, feed_forward, "ff")
+        return x, x if self.hidden else None
 
 
 class Transformer(nn.Module):
@@ -122,7 +145,6 @@ class Transformer(nn.Module):
 
     config: TransformerConfig
 
-    @nn.compact
     def __call__(
         self,
         x: Float[Array, "B L D"],
@@ -130,12 +152,43 @@ class Transformer(nn.Module):
         mask: Bool[Array, "B C"] | None = None,
         train: bool = False,
     ) -> Float[Array, "B L D"]:
+        """The last block's output, normalised in a pre-norm stack; `mask` is True where `memory`
+        (`x` itself in a stack without one) may be seen."""
+        return self.run(x, memory, mask, train, hidden=False)[0]
+
+    def hidden_states(
+        self,
+        x: Float[Array, "B L D"],
+        mask: Bool[Array, "B L"] | None = None,
+        train: bool = False,
+    ) -> Float[Array, "N B L D"]:
+        """What every layer sees and gives, N = layers + 1: the input, the output of each block, the
+        last one normalised in a pre-norm stack."""
+        out, blocks = self.run(x, None, mask, train, hidden=True)
+        assert blocks is not None
+        return jnp.concatenate([x[None].astype(out.dtype), blocks[:-1], out[None]])
+
+    @nn.compact
+    def run(
+        self, x: Array, memory: Array | None, mask: Array | None, train: bool, hidden: bool
+    ) -> tuple[Array, Array | None]:
+        """Output, and where `hidden` the outputs of all blocks [layers, B, L, D] before the final
+        norm."""
         config = self.config
         block: Any = Block
         if config.remat != "none":
             policy = REMAT_POLICIES[config.remat]
             block = nn.remat(Block, policy=policy, prevent_cse=not config.scan)
         x = x.astype(config.dtype)
+        bias = None
+        if config.relative_buckets:
+            bias = RelativeBias(
+                config.relative_buckets,
+                config.relative_distance,
+                config.heads,
+                bidirectional=not config.causal,
+                name="relative_bias",
+            )(x.shape[1])
         if config.scan:
             stack = nn.scan(
                 block,
@@ -144,11 +197,16 @@ class Transformer(nn.Module):
                 in_axes=nn.broadcast,
                 length=config.layers,
             )
-            x, _ = stack(config, train, name="layers")(x, memory, mask)
+            x, blocks = stack(config, train, hidden, name="layers")(x, memory, mask, bias)
         else:
+            outputs = []
             for i in range(config.layers):
-                x, _ = block(config, train, name=f"layers_{i}")(x, memory, mask)
-        return make_norm(config, "final_norm")(x) if config.norm_position == "pre" else x
+                x, output = block(config, train, hidden, name=f"layers_{i}")(x, memory, mask, bias)
+                outputs.append(output)
+            blocks = jnp.stack(outputs) if hidden else None
+        if config.norm_position == "pre":
+            x = make_norm(config, "final_norm")(x)
+        return x, blocks
 
 
 def unstack_layers(params: Params) -> Params:

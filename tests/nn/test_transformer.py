@@ -82,3 +82,33 @@ def test_compute_dtype_leaves_parameters_float32():
     out = run(config, params)
     assert out.dtype == jnp.bfloat16
     np.testing.assert_allclose(out.astype(jnp.float32), run(CONFIG, params), atol=0.2)
+
+
+ENCODER = dataclasses.replace(
+    CONFIG, causal=False, cross=False, gated=True, relative_buckets=8, relative_distance=16
+)
+
+
+@pytest.mark.parametrize("scan", [True, False])
+@pytest.mark.parametrize("norm_position", ["pre", "post"])
+def test_hidden_states_end_with_the_output(scan, norm_position):
+    config = dataclasses.replace(ENCODER, scan=scan, norm_position=norm_position)
+    x = jax.random.normal(jax.random.key(1), (2, 5, 16))
+    model = Transformer(config)
+    variables = model.init(jax.random.key(0), x)
+    hidden = model.apply(variables, x, method="hidden_states")
+    assert hidden.shape == (config.layers + 1, 2, 5, 16)
+    np.testing.assert_array_equal(hidden[0], x)
+    np.testing.assert_allclose(hidden[-1], model.apply(variables, x), atol=1e-6)
+    assert not np.allclose(hidden[1], hidden[2])
+
+
+def test_masked_positions_do_not_reach_the_others_of_an_encoder():
+    x = jax.random.normal(jax.random.key(1), (2, 6, 16))
+    mask = jnp.arange(6)[None] < jnp.array([[6], [4]])
+    model = Transformer(ENCODER)
+    variables = model.init(jax.random.key(0), x)
+    changed = x.at[1, 4:].add(1.0)
+    a, b = (model.apply(variables, y, mask=mask) for y in (x, changed))
+    np.testing.assert_allclose(a[1, :4], b[1, :4], atol=1e-6)
+    assert not np.allclose(model.apply(variables, x)[1, :4], a[1, :4])
