@@ -21,6 +21,7 @@ COMMANDS = {
     "inspect_data": "print a dataset's table, draw a page of it, write a few WAVs",
     "train": "train any family from a config; resumes where it stopped",
     "evaluate": "score a trained model on held-out data",
+    "train_vocabulary": "train a SentencePiece vocabulary on a dataset's captions",
     "tokenize": "turn a dataset into codec tokens",
     "generate": "sample music from a trained language model",
     "demo": "prepare, train, tokenize, train, generate: the whole path in minutes",

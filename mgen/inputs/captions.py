@@ -201,7 +201,7 @@ def _performance(known: dict[str, str], draw: random.Random) -> str:
     return f"{players[0].upper()}{players[1:]} {verb} {what[0].lower()}{what[1:]}"
 
 
-def captions(record: Record, seed: int, count: int) -> list[str]:
+def captions(record: Record, seed: int, count: int, dropout: float = DROPOUT) -> list[str]:
     """`count` captions of a record, deterministic by (record, seed); the first k do not depend on
     `count`.
 
@@ -209,12 +209,13 @@ def captions(record: Record, seed: int, count: int) -> list[str]:
       record: score or recording; its own `captions` are not looked at.
       seed: any integer.
       count: how many.
+      dropout: probability that a caption leaves out a fact.
     """
     draw = random.Random(f"captions {seed} {record.id}")
     written = []
     for _ in range(count):
         known = facts(record, draw)
-        kept = {name: text for name, text in known.items() if draw.random() >= DROPOUT}
+        kept = {name: text for name, text in known.items() if draw.random() >= dropout}
         if not kept and known:
             name = draw.choice(sorted(known))
             kept = {name: known[name]}

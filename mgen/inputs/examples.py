@@ -13,9 +13,10 @@ import numpy as np
 
 from mgen.audio import io
 from mgen.errors import UserError
-from mgen.inputs import render, tokens, transforms
-from mgen.inputs.record import Record
+from mgen.inputs import captions, render, tokens, transforms
+from mgen.inputs.record import STEM, Record
 from mgen.inputs.records import RecordSource
+from mgen.inputs.vocabulary import Vocabulary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,16 +72,18 @@ class CodesExample:
 
 @dataclasses.dataclass(frozen=True)
 class Stems:
-    """A crop: stems float32 [S, T, C], mask bool [S], programs int32 [S]."""
+    """A crop: stems float32 [S, T, C], mask bool [S], programs int32 [S], and the piece that it is
+    from, as it is played."""
 
     stems: np.ndarray
     mask: np.ndarray
     programs: np.ndarray
+    record: Record
 
 
 class AudioExample:
-    """{"audio": ...} or {"stems", "mix", "stem_mask", "programs"}, see
-    `pipeline.default_config`."""
+    """{"audio": ...}, {"audio", "text", "text_mask"} or {"stems", "mix", "stem_mask", "programs"},
+    see `pipeline.default_config`."""
 
     def __init__(
         self, sources: Sequence[RecordSource], config: dict[str, Any], seed: int, train: bool
@@ -91,6 +94,9 @@ class AudioExample:
         self.train = train
         self.render = render.RenderConfig(
             sample_rate=config["sample_rate"], channels=config["channels"], **config["render"]
+        )
+        self.vocabulary = (
+            Vocabulary(config["vocabulary"]) if config["view"] == "audio_text" else None
         )
 
     def __call__(self, g: int, pair: tuple[int, int]) -> dict[str, np.ndarray]:
@@ -108,7 +114,23 @@ class AudioExample:
                 "stem_mask": crop.mask,
                 "programs": crop.programs,
             }
+        if self.vocabulary is not None:
+            caption = self.caption(crop, int(rng.integers(2**31)))
+            (text,), (mask,) = self.vocabulary.encode([caption], config["text_length"])
+            return {"audio": crop.stems.sum(0), "text": text, "text_mask": mask}
         return {"audio": self.select(crop, rng)}
+
+    def caption(self, crop: Stems, seed: int) -> str:
+        """One of the record's own captions, or one written from what is known of the crop."""
+        own = crop.record.captions
+        if own:
+            return own[seed % len(own)]
+        record, mask = crop.record, crop.mask
+        # Of the stems that are left: a dropped one must not be spoken of.
+        notes = record.notes[mask[record.notes[:, STEM].astype(np.int64)]]
+        left = dataclasses.replace(record, stem_mask=mask, notes=notes)
+        dropout = captions.DROPOUT if self.train else 0.0
+        return captions.captions(left, seed, 1, dropout)[0]
 
     def crop(self, record: Record, rng: np.random.Generator) -> Stems:
         """A random crop of all stems, drawn again while its mix is too quiet."""
@@ -116,12 +138,10 @@ class AudioExample:
         if record.is_score:
             seed = int(rng.integers(2**31)) if self.train else self.seed
             performance = render.perform(record, seed=seed, config=self.render)
-            duration, programs = performance.duration, performance.programs
-        else:
-            duration, programs = record.duration, record.programs
+            record = render.performed(record, performance)
 
         def draw() -> np.ndarray:
-            start = rng.uniform(0, max(0.0, duration - config["seconds"]))
+            start = rng.uniform(0, max(0.0, record.duration - config["seconds"]))
             if record.is_score:
                 return render.render_crop(
                     performance, start=start, duration=config["seconds"]
@@ -129,7 +149,8 @@ class AudioExample:
             return self.decode(record, start)
 
         stems = transforms.loudest_crop(draw, config["min_loudness"], config["attempts"])
-        return Stems(stems, np.asarray(record.stem_mask, bool), np.asarray(programs, np.int32))
+        programs = np.asarray(record.programs, np.int32)
+        return Stems(stems, np.asarray(record.stem_mask, bool), programs, record)
 
     def decode(self, record: Record, start: float) -> np.ndarray:
         """A crop of a recording's stems, zeros past its end."""
@@ -155,7 +176,7 @@ class AudioExample:
             other = self.crop(source[int(rng.integers(len(source)))], rng)
             stems[stem], mask[stem] = other.stems[stem], other.mask[stem]
             programs[stem] = other.programs[stem]
-        return Stems(transforms.limit_peak(stems), mask, programs)
+        return Stems(transforms.limit_peak(stems), mask, programs, crop.record)
 
     def augment(self, crop: Stems, rng: np.random.Generator) -> Stems:
         """Dropout, loudness, gain, channel swap: in this order, so that the gain is that of what is
@@ -169,7 +190,7 @@ class AudioExample:
             stems = transforms.random_gain(stems, config["gain_db"], rng)
         if config["swap_channels"]:
             stems = transforms.swap_channels(stems, rng)
-        return Stems(np.ascontiguousarray(stems), mask, crop.programs)
+        return Stems(np.ascontiguousarray(stems), mask, crop.programs, crop.record)
 
     def select(self, crop: Stems, rng: np.random.Generator) -> np.ndarray:
         """float32 [T, C]: the mix or one of the stems that sound in the crop."""

@@ -71,6 +71,9 @@ ROLES: dict[str, tuple[str, ...]] = {
 # Everyone else: a part of a quartet, a tune.
 MELODIC = tuple(name for name in GROUPS if name not in ("drums", "bass"))
 
+# Roles that stay when the other instruments are drawn freely.
+FIXED = (("bass",), ("drums",))
+
 _GROUP_OF = {program: group for group in GROUPS.values() for program in group.programs}
 
 
@@ -96,25 +99,27 @@ def draw_programs(
     stem_names: Sequence[str],
     pitch_ranges: Sequence[tuple[float, float]],
     rng: np.random.Generator,
+    free: bool = False,
 ) -> np.ndarray:
     """An instrument for every stem, of distinct groups where there are enough.
 
     Args:
       stem_names: S slot names; they say the role (`role_groups`).
+      free: bass and drums keep their roles, all other stems are played by any melodic group.
       pitch_ranges: S pairs (lowest, highest MIDI pitch) that the instrument should be able to play.
       rng: source of the draws.
 
     Returns:
       int32 [S], programs; the instrument whose range misses least where none covers the part.
     """
+    roles = [role_groups(name, stem_names) for name in stem_names]
+    if free:
+        roles = [groups if groups in FIXED else MELODIC for groups in roles]
     used: set[str] = set()
     programs = np.zeros(len(stem_names), np.int32)
     # Stems with a fixed role first, or a melody part could take their group.
-    order = sorted(
-        range(len(stem_names)), key=lambda s: len(role_groups(stem_names[s], stem_names))
-    )
-    for stem in order:
-        groups = role_groups(stem_names[stem], stem_names)
+    for stem in sorted(range(len(roles)), key=lambda s: len(roles[s])):
+        groups = roles[stem]
         fresh = [name for name in groups if name not in used] or list(groups)
         low, high = pitch_ranges[stem]
         misses = {

@@ -21,12 +21,13 @@ from mgen.errors import UserError
 from mgen.inputs import examples, tokens
 from mgen.inputs.records import RecordSource, open_records
 from mgen.inputs.render import RenderConfig
+from mgen.inputs.vocabulary import Vocabulary
 
 __all__ = ["Iterator", "RecordSource", "check", "default_config", "make_iterator", "open_records"]
 
 Iterator: TypeAlias = grain.DatasetIterator[dict[str, np.ndarray]]
 
-VIEWS = ("audio", "stems", "codes")
+VIEWS = ("audio", "audio_text", "stems", "codes")
 SOURCES = ("any", "mix", "stems")
 
 
@@ -36,9 +37,12 @@ def default_config(**overrides: Any) -> ml_collections.ConfigDict:
     dataset: prepared dataset (a folder), or several separated by commas and mixed by `weights` (all
       alike if empty).
     train_split, eval_split: names of splits.
-    view: "audio" {audio [B, T, C]}, "stems" {stems [B, S, T, C], mix [B, T, C], stem_mask [B, S],
+    view: "audio" {audio [B, T, C]}, "audio_text" {audio [B, T, C] (the mix), text int32 [B, L],
+      text_mask bool [B, L]}, "stems" {stems [B, S, T, C], mix [B, T, C], stem_mask [B, S],
       programs [B, S]}, "codes" {codes [B, F, K], attributes [B, A]}.
     sample_rate: Hz; channels: 1 or 2; seconds: length of a crop; batch_size: over all processes.
+    vocabulary: SentencePiece model of the text, see `mgen.inputs.vocabulary`; text_length: L. A
+      record without captions is described from what is known of it.
     source: what "audio" is: the "mix", one of the "stems", or "any" of them with equal chance.
     min_loudness: dB RMS; quieter crops are drawn again, `attempts` times in all, and the loudest is
       taken.
@@ -62,6 +66,8 @@ def default_config(**overrides: Any) -> ml_collections.ConfigDict:
             channels=1,
             seconds=2.0,
             batch_size=8,
+            vocabulary="",
+            text_length=64,
             source="any",
             min_loudness=-50.0,
             attempts=3,
@@ -148,6 +154,8 @@ def check(config: ml_collections.ConfigDict, requires: dict[str, Any]) -> dict[s
       UserError: a bad field, dataset or split, or tokens of another codec than `requires` says.
     """
     _validate(config, 1)
+    if config.view == "audio_text":
+        Vocabulary(config.vocabulary)
     for split in (config.train_split, config.eval_split):
         _open(config, split)
     parents: dict[str, str] = {}
@@ -215,7 +223,7 @@ def _validate(config: ml_collections.ConfigDict, process_count: int) -> None:
     for field, choices in (("view", VIEWS), ("source", SOURCES), ("channels", (1, 2))):
         if config[field] not in choices:
             raise UserError(f"data.{field} is {config[field]!r}, expected one of {choices}")
-    for field in ("seconds", "sample_rate", "batch_size", "attempts"):
+    for field in ("seconds", "sample_rate", "batch_size", "attempts", "text_length"):
         if not config[field] > 0:
             raise UserError(f"data.{field} is {config[field]!r}, expected a positive number")
     for field in ("remix", "stem_dropout"):
@@ -224,6 +232,8 @@ def _validate(config: ml_collections.ConfigDict, process_count: int) -> None:
     for field in ("workers", "prefetch"):
         if config[field] < 0:
             raise UserError(f"data.{field} is {config[field]!r}, expected 0 or more")
+    if config.view == "audio_text" and config.remix:
+        raise UserError("data.remix: a mix of several pieces has no caption; expected 0")
     if config.batch_size % process_count:
         raise UserError(
             f"data.batch_size is {config.batch_size}, expected a multiple of the {process_count}"

@@ -24,6 +24,7 @@ from mgen.inputs import instruments, synth
 from mgen.inputs.record import DRUM_KIT, OFFSET, ONSET, PITCH, STEM, VELOCITY, Record
 
 MAX_TIMING_JITTER = 0.010  # s; beyond it the parts audibly fall apart
+INSTRUMENTS = ("role", "free", "score")
 NORM, HEADROOM = 1.5, 1.4  # see `_peak_estimate`
 
 
@@ -36,8 +37,8 @@ class RenderConfig:
       channels: 1 or 2; in stereo every stem has a place and the reverberation of the two channels
         is independent.
       soundfont: path of an SF2 file; "" is TimGM6mb, which comes with pretty_midi.
-      instruments_by_role: draw an instrument for every stem; False keeps the record's programs
-        (unknown ones are drawn).
+      instruments: "role" draws one that fits the role of each stem, "free" any melodic one (bass
+        and drums stay), "score" keeps the record's programs (unknown ones are drawn by role).
       tempo: factor on the tempo.
       transpose: semitones, whole; both ends included. Drums stay.
       velocity: factor on the velocities of a stem.
@@ -55,7 +56,7 @@ class RenderConfig:
     sample_rate: int = 16000
     channels: int = 1
     soundfont: str = ""
-    instruments_by_role: bool = True
+    instruments: str = "role"
     tempo: tuple[float, float] = (0.9, 1.1)
     transpose: tuple[int, int] = (-3, 3)
     velocity: tuple[float, float] = (0.8, 1.1)
@@ -76,6 +77,10 @@ class RenderConfig:
                 if len(pair) != 2 or pair[0] > pair[1]:
                     raise UserError(f"render.{field.name} is {value!r}, expected (low, high)")
                 object.__setattr__(self, field.name, pair)
+        if self.instruments not in INSTRUMENTS:
+            raise UserError(
+                f"render.instruments is {self.instruments!r}, expected one of {INSTRUMENTS}"
+            )
         if self.channels not in (1, 2):
             raise UserError(f"render.channels is {self.channels}, expected 1 or 2")
         if not 4000 <= self.sample_rate <= 192_000:
@@ -91,7 +96,7 @@ class RenderConfig:
 
 
 PLAIN: dict[str, Any] = {
-    "instruments_by_role": False,
+    "instruments": "score",
     "tempo": (1.0, 1.0),
     "transpose": (0, 0),
     "velocity": (1.0, 1.0),
@@ -244,6 +249,25 @@ def perform(record: Record, *, seed: int, config: RenderConfig) -> Performance:
     )
 
 
+def performed(record: Record, performance: Performance) -> Record:
+    """`record` as `performance` plays it: what captions and labels of the sound are made from."""
+    scale = np.float32(performance.tempo_scale)
+    tonic, _, mode = record.key.partition(" ")
+    return dataclasses.replace(
+        record,
+        programs=performance.programs,
+        duration=performance.duration,
+        key=f"{transpose_chord(tonic, performance.transpose)} {mode}" if mode else "",
+        notes=performance.notes,
+        tempi=record.tempi * np.array([1 / scale, scale], np.float32),
+        metres=record.metres * np.array([1 / scale, 1, 1], np.float32),
+        beats=performance.beats,
+        downbeats=performance.downbeats,
+        chord_times=performance.chord_times,
+        chords=performance.chords,
+    )
+
+
 def render_crop(performance: Performance, *, start: float, duration: float) -> Rendered:
     """Renders a crop; equal to the same span of any longer rendering to float32 rounding (2e-6).
 
@@ -313,8 +337,7 @@ def _integer(text: str) -> int:
 def _programs(
     record: Record, transpose: int, config: RenderConfig, rng: np.random.Generator
 ) -> np.ndarray:
-    """int32 [S]: drawn by role, or the record's where `instruments_by_role` is off and it has
-    them."""
+    """int32 [S]: drawn, or the record's where `instruments` is "score" and it has them."""
     spans: list[tuple[float, float]] = []
     for stem in range(len(record.stem_names)):
         pitches = record.notes[record.notes[:, STEM] == stem, PITCH]
@@ -323,11 +346,12 @@ def _programs(
         spans.append(
             (pitches[0] + transpose, pitches[-1] + transpose) if len(pitches) else (60, 60)
         )
-    drawn = instruments.draw_programs(record.stem_names, spans, rng)
+    free = config.instruments == "free"
+    drawn = instruments.draw_programs(record.stem_names, spans, rng, free)
     recorded = np.asarray(record.programs, np.int32)
     # The kit's notes are keys, not pitches: they must stay drums, and pitched notes must not become
     # drums.
-    keep = (recorded == DRUM_KIT) | (recorded >= 0) & (not config.instruments_by_role)
+    keep = (recorded == DRUM_KIT) | (recorded >= 0) & (config.instruments == "score")
     return np.where(keep, recorded, drawn).astype(np.int32)
 
 

@@ -1,9 +1,9 @@
 """The training loop of every family.
 
 `train` reads top to bottom: place the state on the mesh, find where to start, then for each step:
-next batch, step, look at
-the metrics, save, evaluate. Kill the process at any moment and run the same command again: it goes
-on from the last checkpoint to the same weights, bit for bit (on the same device count).
+next batch, step, look at the metrics, save, evaluate. Kill the process at any moment and run the
+same command again: it goes on from the last checkpoint to the same weights, bit for bit (on the
+same device count).
 """
 
 import contextlib
@@ -193,6 +193,7 @@ def initial_state(
         with contextlib.closing(Checkpoints(config.train.resume)) as other:
             return other.restore(like, iterator)
     state = compiled.init(jax.random.key(config.seed))
+    state = jax.device_put(task.warm_start(state), compiled.state_sharding)
     if config.train.init_from:
         with contextlib.closing(Checkpoints(config.train.init_from)) as other:
             trained = other.restore(like)

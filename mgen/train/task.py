@@ -86,6 +86,11 @@ class Task(abc.ABC):
             ema=jax.tree.map(jnp.copy, params) if self.config.optim.ema else None,
         )
 
+    def warm_start(self, state: TrainState) -> TrainState:
+        """Optional, on the host, for a run from scratch: the initial state with what files named in
+        the config hold (codebooks, released weights). Raises `UserError` where they do not fit."""
+        return state
+
     def train_step(self, state: TrainState, batch: Batch, key: Key) -> tuple[TrainState, Metrics]:
         grads, metrics, variables = self.gradients(state.params, state.variables, batch, key)
         updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
