@@ -74,12 +74,17 @@ MELODIC = tuple(name for name in GROUPS if name not in ("drums", "bass"))
 # Roles that stay when the other instruments are drawn freely.
 FIXED = (("bass",), ("drums",))
 
-_GROUP_OF = {program: group for group in GROUPS.values() for program in group.programs}
+_NAME_OF = {program: name for name, group in GROUPS.items() for program in group.programs}
 
 
 def group_of(program: int) -> Group:
     """The timbre group of a General MIDI program (`OTHER` for one that no group lists)."""
-    return _GROUP_OF.get(program, OTHER)
+    return GROUPS.get(group_name(program), OTHER)
+
+
+def group_name(program: int) -> str:
+    """Name of that group; "" for a program that no group lists."""
+    return _NAME_OF.get(program, "")
 
 
 def role_groups(stem_name: str, stem_names: Sequence[str]) -> tuple[str, ...]:

@@ -322,8 +322,12 @@ def transpose_chord(label: str, semitones: int) -> str:
         return label
     if not separator:
         root, separator, quality = (*root.partition("/"),)
-    pitch_class = _NATURAL[root[0]] + root.count("#") - root.count("b") + semitones
-    return SPELLING[pitch_class % 12] + separator + quality
+    return SPELLING[(pitch_class(root) + semitones) % 12] + separator + quality
+
+
+def pitch_class(name: str) -> int:
+    """0 for "C" to 11 for "B", of a note name with any accidentals ("F#", "Bb")."""
+    return (_NATURAL[name[0]] + name.count("#") - name.count("b")) % 12
 
 
 SPELLING = ("C", "Db", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")

@@ -7,6 +7,7 @@ same device count).
 """
 
 import contextlib
+import hashlib
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -216,23 +217,30 @@ def claim_workdir(
         kept["data"] = {k: v for k, v in kept["data"].items() if k not in ("workers", "prefetch")}
         return kept
 
+    files = {name: Path(source).read_bytes() for name, source in task.files().items()}
+    hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     about = {
         "kind": "model",
         "family": task.family,
         "config": _jsonable(config.to_dict()),
         "parents": parents,
+        "files": hashes,
         **task.manifest(),
     }
-    mine = {"config": identity(about["config"]), "parents": parents}
+    mine = {"config": identity(about["config"]), "parents": parents, "files": hashes}
     if trained:
         before = manifest.read(workdir)
         theirs = {"config": identity(before["config"]), "parents": before["parents"]}
+        theirs["files"] = before.get("files", {})
         if theirs != mine:
             raise UserError(
                 f"{workdir}: was trained otherwise ({_first_difference(theirs, mine)}); "
                 "use another --workdir"
             )
     if jax.process_index() == 0:
+        for name, data in files.items():
+            (workdir / name).parent.mkdir(parents=True, exist_ok=True)
+            (workdir / name).write_bytes(data)
         manifest.write(workdir, about | {"config_hash": manifest.config_hash(mine)})
 
 

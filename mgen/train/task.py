@@ -50,6 +50,11 @@ class Task(abc.ABC):
         ..."""
         return {}
 
+    def files(self) -> dict[str, str]:
+        """Name -> path of files that inference needs beside the weights (a vocabulary); the loop
+        copies them into the workdir."""
+        return {}
+
     def requires(self) -> dict[str, Any]:
         """Manifest fields that a token dataset must have to train this task; {} for audio."""
         return {}
