@@ -6,6 +6,7 @@ ViT (pre-norm) and T5 (RMS norm, relative position bias, unscaled scores).
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -17,7 +18,8 @@ from mgen.nn.embed import RelativeBias
 from mgen.typing import Array, Bool, Float, Params
 
 ACTIVATIONS = {
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    # By erf: the erfc of `jax.nn.gelu` is four times slower on the CPU.
+    "gelu": lambda x: 0.5 * x * (1.0 + jax.lax.erf(x * math.sqrt(0.5))),
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
     "relu": jax.nn.relu,
     "silu": jax.nn.silu,
