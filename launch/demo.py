@@ -11,8 +11,6 @@ import sys
 if __name__ == "__main__":
     sys.path.pop(0)  # launch/tokenize.py must not shadow the standard library's tokenize
 
-import subprocess
-
 from absl import flags
 
 from mgen import cli
@@ -21,18 +19,11 @@ _OUT = flags.DEFINE_string("out", "out/demo", "Folder of the clips and of report
 _SMOKE = flags.DEFINE_bool("smoke", False, "Smallest sizes.")
 
 
-def stage(command: str, *args: object) -> None:
-    """Runs `mgen <command>` in a process of its own, its output passed on."""
-    print(f"== mgen {' '.join([command, *map(str, args)])}", flush=True)
-    code = subprocess.run([sys.executable, "-m", "mgen.cli", command, *map(str, args)]).returncode
-    if code:
-        sys.exit(code)
-
-
 def main(argv: list[str]) -> None:
     del argv
     from mgen import clips, report
 
+    stage = cli.stage
     out = clips.make_folder(_OUT.value)
     work, smoke = out / "work", _SMOKE.value
     size, pieces, seconds = (":smoke", 12, 1) if smoke else ("", 200, 6)

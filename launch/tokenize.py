@@ -1,7 +1,10 @@
-"""Turn a dataset into codec tokens. Interrupted or on many machines: run it again, it fills in.
+"""Turn a dataset into tokens. Interrupted or on many machines: run it again, it fills in.
 
 mgen tokenize --codec=out/codec --dataset=out/data --out=out/tokens
+mgen tokenize --codec=out/codec --semantic=out/semantic --semantic_codebook=out/semantic_codebook \\
+  --joint=out/joint --joint_codebook=out/joint_codebook --dataset=out/data --out=out/tokens
 mgen tokenize --codec=out/codec --dataset=out/data --out=out/tokens --shard_index=3 --shard_count=8
+mgen tokenize ... --num_shards=1024 --runner=DataflowRunner --beam_options="--project=p --region=r"
 """
 
 import sys
@@ -13,9 +16,15 @@ from absl import flags
 
 from mgen import cli
 
-_CODEC = flags.DEFINE_string("codec", None, "Workdir of a trained codec.", required=True)
 _DATASET = flags.DEFINE_string("dataset", None, "Prepared dataset.", required=True)
 _OUT = flags.DEFINE_string("out", None, "Folder of the token dataset.", required=True)
+_MODELS = [
+    flags.DEFINE_string("codec", "", "Workdir of a trained codec: acoustic tokens."),
+    flags.DEFINE_string("semantic", "", "Workdir of a semantic encoder: semantic tokens."),
+    flags.DEFINE_string("semantic_codebook", "", "Its codebook, from fit_codebook."),
+    flags.DEFINE_string("joint", "", "Workdir of a joint embedding: its tokens and vectors."),
+    flags.DEFINE_string("joint_codebook", "", "Its codebook, from fit_codebook."),
+]
 _SPLITS = flags.DEFINE_list("splits", "train,validation,test", "Splits to tokenize.")
 _OPTIONS = [
     flags.DEFINE_integer("num_shards", 4, "Files a split.", 1),
@@ -25,14 +34,22 @@ _OPTIONS = [
     flags.DEFINE_float("max_seconds", 60.0, "Of each piece, from its start.", 1.0),
     flags.DEFINE_integer("seed", 0, "Seed of the first performance."),
 ]
+_RUNNER = flags.DEFINE_string("runner", "", "Beam runner; without one, a plain loop.")
+_BEAM_OPTIONS = flags.DEFINE_string("beam_options", "", "Passed on to Beam: '--a=1 --b=2'.")
 
 
 def main(argv: list[str]) -> None:
     del argv
-    from mgen import chain
+    from mgen import tokenize, tokenize_beam
 
+    models = tokenize.Models(**{flag.name: flag.value for flag in _MODELS})
     options = {flag.name: flag.value for flag in _OPTIONS}
-    chain.tokenize(_CODEC.value, _DATASET.value, _SPLITS.value, _OUT.value, **options)
+    splits = tuple(_SPLITS.value)
+    job = tokenize.Job(dataset=_DATASET.value, out=_OUT.value, splits=splits, **options)
+    if _RUNNER.value:
+        print(tokenize_beam.run(models, job, _RUNNER.value, _BEAM_OPTIONS.value))
+    else:
+        print(tokenize.tokenize(models, job).report())
     print(f"tokens: --config.data.dataset={_OUT.value}")
 
 

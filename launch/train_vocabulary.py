@@ -15,8 +15,8 @@ from mgen import cli
 _DATASET = flags.DEFINE_string("dataset", None, "Prepared dataset.", required=True)
 _OUT = flags.DEFINE_string("out", None, "The .model file to write.", required=True)
 _SPLIT = flags.DEFINE_string("split", "train", "Split of the dataset.")
-_SIZE = flags.DEFINE_integer("size", 512, "Number of pieces.", lower_bound=8)
-_CAPTIONS = flags.DEFINE_integer("captions", 4000, "Captions to train on.", lower_bound=1)
+_SIZE = flags.DEFINE_integer("size", 512, "Most pieces.", lower_bound=8)
+_CAPTIONS = flags.DEFINE_integer("captions", 2000, "Captions to train on.", lower_bound=1)
 
 
 def main(argv: list[str]) -> None:

@@ -1,29 +1,29 @@
-"""Stages joined: a dataset and its codec, a language model and the codec whose tokens it speaks.
+"""Stages joined: trained models as `launch/` loads them, a language model and the codec whose
+tokens it speaks.
 
-The one module that knows more than one family. `launch/` and the notebooks call it.
+With `mgen.tokenize` and `mgen.features` the modules that know more than one family. `launch/` and
+the notebooks call them.
 """
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from mgen import manifest, progress
 from mgen.audio import io
 from mgen.codec.sample import FrozenCodec
 from mgen.errors import UserError
-from mgen.inputs import attributes, render, tokens
-from mgen.inputs.record import Record
-from mgen.inputs.records import open_records
+from mgen.inputs import attributes
+from mgen.inputs.vocabulary import Vocabulary
+from mgen.joint.config import VOCABULARY
+from mgen.joint.sample import FrozenJoint
 from mgen.lm.model import LMConfig
 from mgen.lm.sample import FrozenLM, SamplingConfig
+from mgen.semantic.config import SemanticConfig
+from mgen.semantic.sample import FrozenSemantic
 from mgen.train.checkpoint import Trained, load_trained
 from mgen.typing import Array, ndarray
-
-# What a consumer of tokens checks; copied from the codec's manifest.
-TOKEN_FIELDS = ("sample_rate", "channels", "frame_rate", "codebooks", "codebook_size")
 
 
 def load_codec(workdir: str | Path) -> tuple[FrozenCodec, Trained]:
@@ -32,80 +32,22 @@ def load_codec(workdir: str | Path) -> tuple[FrozenCodec, Trained]:
     return FrozenCodec.from_trained(trained.config, trained.params, trained.variables), trained
 
 
-def tokenize(
-    codec_workdir: str | Path,
-    dataset: str | Path,
-    splits: list[str],
-    out: str | Path,
-    *,
-    num_shards: int = 4,
-    shard_index: int = 0,
-    shard_count: int = 1,
-    renders: int = 1,
-    max_seconds: float = 60.0,
-    seed: int = 0,
-) -> None:
-    """Writes the codes of a dataset's mixes; goes on with the shards that are missing.
-
-    Piece i of a split goes to shard i mod `num_shards`; the files do not depend on who writes them.
-
-    Args:
-      out: folder of the token dataset, see `mgen.inputs.tokens`.
-      shard_index, shard_count: this worker and how many there are.
-      renders: performances of each score, with as many seeds from `seed`; a recording has one.
-      max_seconds: of each piece, from its start.
-
-    Raises `UserError` where `out` holds tokens made otherwise, naming the field.
-    """
-    codec, trained = load_codec(codec_workdir)
-    config = codec.config
-    records = {split: open_records(dataset, split) for split in splits}
-    player = render.RenderConfig(
-        sample_rate=config.sample_rate, channels=config.channels, **trained.config.data.render
-    )
-    claim_tokens(out, trained, dict(renders=renders, max_seconds=max_seconds, seed=seed))
-    for split, source in records.items():
-        count = renders if source[0].is_score else 1
-        items = [(i, seed + variant) for i in range(len(source)) for variant in range(count)]
-        for shard in tokens.shards_todo(out, split, num_shards, shard_index, shard_count):
-            mine = items[shard::num_shards]
-            name = f"tokenize {split} {shard + 1}/{num_shards}"
-            with tokens.ShardWriter(out, split, shard, num_shards) as writer:
-                for index, variant in progress.track(mine, name, unit="pieces"):
-                    record = source[index]
-                    audio, fields = _whole(record, player, variant, max_seconds)
-                    codes = codec.encode_long(audio[None])[0]
-                    writer.write(id=f"{record.id}/{variant}", codes=codes, attributes=fields)
+def load_semantic(workdir: str | Path) -> tuple[FrozenSemantic, Trained]:
+    """The semantic encoder trained in `workdir`; `UserError` where there is none."""
+    trained = load_trained(workdir, "semantic")
+    config = SemanticConfig.from_config(trained.config.model)
+    return FrozenSemantic.from_trained(config, trained.params, trained.variables), trained
 
 
-def claim_tokens(out: str | Path, trained: Trained, options: dict[str, Any]) -> None:
-    """Writes the manifest of a token dataset, or refuses a folder whose manifest says otherwise."""
-    about = {
-        "kind": tokens.KIND,
-        "parents": {"codec": trained.fingerprint},
-        "attributes": {name: list(values) for name, values in attributes.NAMES.items()},
-        **{name: trained.manifest[name] for name in TOKEN_FIELDS},
-        **options,
-    }
-    if (Path(out) / manifest.FILE).exists():
-        manifest.require(manifest.read(out), Path(out) / manifest.FILE, **about)
-    else:
-        manifest.write(out, about)
+def load_joint(workdir: str | Path) -> tuple[FrozenJoint, Trained]:
+    """The joint embedding trained in `workdir`; `UserError` where there is none."""
+    trained = load_trained(workdir, "joint")
+    return FrozenJoint.from_trained(trained.config, trained.params, trained.variables), trained
 
 
-def _whole(
-    record: Record, player: render.RenderConfig, seed: int, max_seconds: float
-) -> tuple[ndarray, ndarray]:
-    """The mix of a piece float32 [T, C] and its attributes int32 [A]."""
-    if record.is_score:
-        performance = render.perform(record, seed=seed, config=player)
-        seconds = min(performance.duration, max_seconds)
-        mix = render.render_crop(performance, start=0.0, duration=seconds).mix
-        return mix, attributes.from_record(record, performance.tempo_scale)
-    seconds = min(record.duration, max_seconds)
-    layout = dict(sample_rate=player.sample_rate, channels=player.channels)
-    stems = [io.read(stem, duration=seconds, **layout) for stem in record.audio if stem]
-    return np.sum(stems, axis=0), attributes.from_record(record)
+def vocabulary_of(trained: Trained) -> Vocabulary:
+    """The vocabulary that a model was trained with, from its workdir."""
+    return Vocabulary(trained.workdir / VOCABULARY)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,7 @@ exit code 1.
 
 import difflib
 import importlib
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,8 +23,11 @@ COMMANDS = {
     "train": "train any family from a config; resumes where it stopped",
     "evaluate": "score a trained model on held-out data",
     "train_vocabulary": "train a SentencePiece vocabulary on a dataset's captions",
-    "tokenize": "turn a dataset into codec tokens",
+    "fit_codebook": "k-means on an encoder's features: codebooks for tokens and mel-RVQ targets",
+    "tokenize": "turn a dataset into acoustic, semantic and joint tokens",
     "generate": "sample music from a trained language model",
+    "probe": "what encoders hear in held-out pieces, against chance and log-mel",
+    "demo_tokens": "text-music embedding, semantic encoder and tokens, trained in minutes",
     "demo": "prepare, train, tokenize, train, generate: the whole path in minutes",
     "benchmark": "time this code against its peers, side by side",
 }
@@ -52,6 +56,15 @@ def main() -> None:
         _fail(f"unknown command {command!r}{hint}")
     sys.argv = [f"mgen {command}", *sys.argv[2:]]
     run(importlib.import_module(f"mgen.launch.{command}").main)
+
+
+def stage(command: str, *args: object) -> None:
+    """Runs `mgen <command>` in a process of its own, its output passed on; ends this one where that
+    fails."""
+    print(f"== mgen {' '.join([command, *map(str, args)])}", flush=True)
+    code = subprocess.run([sys.executable, "-m", "mgen.cli", command, *map(str, args)]).returncode
+    if code:
+        sys.exit(code)
 
 
 def define_config_flag() -> flags.FlagHolder:

@@ -47,7 +47,36 @@ def read(folder: str | Path) -> dict[str, Any]:
 
 
 def require(manifest: dict[str, Any], where: str | Path, **expected: Any) -> None:
-    """Raises `UserError` naming the first field of `manifest` that differs from `expected`."""
-    for field, value in expected.items():
-        if manifest.get(field) != value:
-            raise UserError(f"{where}: {field} is {manifest.get(field)!r}, expected {value!r}")
+    """Raises `UserError` naming the first field of `manifest` that differs from `expected`.
+
+    Of a dict that is expected ({"streams": {"acoustic": {"codebooks": 4}}}) the fields named are
+    compared, and reported as "streams.acoustic.codebooks".
+    """
+    found = flatten(manifest)
+    for field, value in flatten(expected).items():
+        if found.get(field) != value:
+            raise UserError(f"{where}: {field} is {found.get(field)!r}, expected {value!r}")
+
+
+def flatten(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}; an empty dict stays."""
+    flat: dict[str, Any] = {}
+    for name, value in fields.items():
+        if isinstance(value, dict) and value:
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def claim(folder: str | Path, about: dict[str, Any]) -> None:
+    """Makes `folder` the place of what `about` describes: writes its manifest, or refuses a folder
+    whose manifest differs in any field, naming the first one (`UserError`)."""
+    path = Path(folder) / FILE
+    if not path.exists():
+        write(folder, about)
+        return
+    found = read(folder)
+    require(found, path, **json.loads(json.dumps(about)))
+    for field in flatten(found).keys() - flatten(about).keys():
+        raise UserError(f"{path}: has {field}, expected none; made by another command")

@@ -16,10 +16,19 @@ def write(out: Path, title: str, rows: dict[str, tuple[float, str, str]]) -> Non
         table.add_row(name, f"{value:.3g}", unit, remark)
     Console(width=110).print(table)
     values = {name: value for name, (value, _, _) in rows.items()}
-    path = out / "report.json"
-    temporary = path.with_name(".report.json")
-    temporary.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
-    temporary.replace(path)
+    _write_json(out / "report.json", values)
+
+
+def compare(out: Path | None, rows: dict[str, tuple[float, float]], title: str = "") -> None:
+    """Prints name -> (value, baseline) as a table and marks what does not beat its baseline; with
+    `out`, writes both to out/report.json."""
+    table = Table("figure", "value", "baseline", "", title=title or None)
+    for name, (value, baseline) in rows.items():
+        table.add_row(name, f"{value:.3f}", f"{baseline:.3f}", "" if value > baseline else "below")
+    Console(width=110).print(table)
+    if out is not None:
+        values = {name: {"value": v, "baseline": b} for name, (v, b) in rows.items()}
+        _write_json(out / "report.json", values)
 
 
 def demo(out: Path, codec: Path, lm: Path) -> None:
@@ -46,6 +55,12 @@ def demo(out: Path, codec: Path, lm: Path) -> None:
         for ending in (".wav", ".png"):
             shutil.copy(codec / f"{name}{ending}", out / f"held_out_{name[:-2]}{ending}")
     write(out, f"clips: {out}/*.wav", rows)
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
+    temporary.replace(path)
 
 
 def _read(path: Path) -> dict[str, Any]:

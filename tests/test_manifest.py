@@ -18,6 +18,25 @@ def test_round_trip_and_refusal_by_field(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [manifest.FILE]
 
 
+def test_fields_of_fields(tmp_path):
+    about = {"streams": {"acoustic": {"codebooks": 4, "frame_rate": 50.0}}, "parents": {}}
+    manifest.require(about, tmp_path, streams={"acoustic": {"codebooks": 4}}, parents={})
+    with pytest.raises(UserError, match=r"streams\.acoustic\.codebooks is 4, expected 8"):
+        manifest.require(about, tmp_path, streams={"acoustic": {"codebooks": 8}})
+    with pytest.raises(UserError, match=r"streams\.joint\.codebooks is None, expected 12"):
+        manifest.require(about, tmp_path, streams={"joint": {"codebooks": 12}})
+
+
+def test_claim_refuses_what_is_not_the_same(tmp_path):
+    about = {"render": {"tempo": (0.9, 1.1)}, "parents": {"codec": "abc"}}
+    manifest.claim(tmp_path, about)
+    manifest.claim(tmp_path, about)
+    with pytest.raises(UserError, match=r"parents\.codec is 'abc', expected 'def'"):
+        manifest.claim(tmp_path, about | {"parents": {"codec": "def"}})
+    with pytest.raises(UserError, match=r"has parents\.codec, expected none"):
+        manifest.claim(tmp_path, {"render": about["render"]})
+
+
 @pytest.mark.parametrize("text", ["{", "[1]", "\xff"])
 def test_damaged_manifest_names_its_path(tmp_path, text):
     (tmp_path / manifest.FILE).write_bytes(text.encode("latin-1"))

@@ -40,9 +40,9 @@ def run() -> list[dict[str, Any]]:
     rows = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        scores = _prepare(folder / "scores", [_score(i) for i in range(SCORES)])
+        scores = prepare(folder / "scores", [score(i) for i in range(SCORES)])
         _print_breakdown(scores)  # before the rows, which would leave the very notes in the cache
-        recordings = _prepare(folder / "recordings", [_recording(i) for i in range(RECORDINGS)])
+        recordings = prepare(folder / "recordings", [_recording(i) for i in range(RECORDINGS)])
         files = _write_flac_files(folder / "files", recordings)
         config = _config(scores, RENDER_RATE)
         for workers in (0, WORKERS):
@@ -201,7 +201,7 @@ def _workers(count: int) -> str:
     return f"{count} workers" if count else "in process"
 
 
-def _score(index: int, seconds: float = 60.0) -> Record:
+def score(index: int, seconds: float = 60.0) -> Record:
     """A minute in 4/4: chords on the piano, patterns on the guitar, bass and drums, 13 notes/s."""
     rng = np.random.default_rng(index)
     rows = []
@@ -251,7 +251,7 @@ def _recording(index: int) -> Record:
     )
 
 
-def _prepare(folder: Path, records: list[Record]) -> Path:
+def prepare(folder: Path, records: list[Record]) -> Path:
     from mgen.data.record_builder import RecordBuilder
 
     class Builder(RecordBuilder, skip_registration=True):

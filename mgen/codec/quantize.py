@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from mgen.codec.config import CodecConfig
+from mgen.nn.cluster import assignment_sums, nearest
 from mgen.nn.norm import weight_norm
 from mgen.typing import Array, Float, Int, Key
 
@@ -38,14 +39,6 @@ class Quantized(NamedTuple):
     stats: dict[str, Array]
 
 
-def nearest(x: Float[Array, "N D"], codebook: Float[Array, "V D"]) -> tuple[Array, Array]:
-    """Index [N] of the nearest codebook row and the squared distance [N] less |x|^2."""
-    products = jnp.matmul(x, codebook.T, precision=jax.lax.Precision.HIGHEST)
-    distances = jnp.sum(jnp.square(codebook), axis=-1)[None] - 2.0 * products
-    codes = jnp.argmin(distances, axis=-1).astype(jnp.int32)
-    return codes, jnp.min(distances, axis=-1)
-
-
 def draw_num_codebooks(key: Key, config: CodecConfig, batch: int) -> Int[Array, "B"]:
     """Quantiser dropout: with its probability a number of codebooks from the choices, else all of
     them.
@@ -68,12 +61,12 @@ def kmeans(key: Key, x: Float[Array, "N D"], size: int, iterations: int) -> tupl
     start = x[repeated[:size]]
 
     def refine(centroids: Array, _: None) -> tuple[Array, None]:
-        members, sums = _assign_sums(x, nearest(x, centroids)[0], jnp.ones(count), size)
+        members, sums = assignment_sums(x, nearest(x, centroids)[0], jnp.ones(count), size)
         means = sums / jnp.maximum(members, 1.0)[:, None]
         return jnp.where(members[:, None] > 0, means, centroids), None
 
     centroids, _ = jax.lax.scan(refine, start, None, length=iterations)
-    members, _ = _assign_sums(x, nearest(x, centroids)[0], jnp.ones(count), size)
+    members, _ = assignment_sums(x, nearest(x, centroids)[0], jnp.ones(count), size)
     return centroids, members
 
 
@@ -83,15 +76,6 @@ def perplexity(usage: Float[Array, "V"]) -> Array:
     """
     share = usage / jnp.maximum(jnp.sum(usage), 1e-9)
     return jnp.exp(-jnp.sum(jnp.where(share > 0, share * jnp.log(jnp.maximum(share, 1e-12)), 0.0)))
-
-
-def _assign_sums(x: Array, codes: Array, weights: Array, size: int) -> tuple[Array, Array]:
-    """Weighted number [size] and sum [size, D] of the rows assigned to each code, as one matrix
-    product.
-    """
-    one_hot = jax.nn.one_hot(codes, size, dtype=jnp.float32) * weights[:, None]
-    sums = jnp.matmul(one_hot.T, x, precision=jax.lax.Precision.HIGHEST)
-    return jnp.sum(one_hot, axis=0), sums
 
 
 def _active(num_codebooks: Array | None, level: Array, batch: int) -> Array:
@@ -178,7 +162,7 @@ class ResidualVQ(nn.Module):
             codes, distance = nearest(residual, book[0])
             quantized = book[0][codes]
             weights = jnp.repeat(active, frames)
-            members, sums = _assign_sums(residual, codes, weights, c.codebook_size)
+            members, sums = assignment_sums(residual, codes, weights, c.codebook_size)
             if train:
                 moved, dead = self._move_book(key, book, members, sums, residual)
             else:

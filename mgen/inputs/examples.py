@@ -38,24 +38,25 @@ def usable(source: Any, config: Any) -> range | list[int]:
     """
     if not isinstance(source, tokens.TokenSource):
         return range(len(source))
-    length = crop_frames(source, config.seconds)
-    found = np.flatnonzero(source.frames >= length).tolist()
+    length = crop_frames(source, config.stream, config.seconds)
+    frames = source.frames[config.stream]
+    found = np.flatnonzero(frames >= length).tolist()
     if not found:
         raise UserError(
             f"{source.folder}: the longest piece of split {source.split!r} has"
-            f" {source.frames.max()} frames, expected {length} for data.seconds={config.seconds}"
+            f" {frames.max()} frames, expected {length} for data.seconds={config.seconds}"
         )
     return found
 
 
-def crop_frames(source: tokens.TokenSource, seconds: float) -> int:
+def crop_frames(source: tokens.TokenSource, stream: str, seconds: float) -> int:
     """Frames of a crop."""
-    return max(1, round(seconds * source.manifest["frame_rate"]))
+    return max(1, round(seconds * source.manifest["streams"][stream]["frame_rate"]))
 
 
 @dataclasses.dataclass(frozen=True)
 class CodesExample:
-    """{"codes": int32 [F, K], "attributes": int32 [A]}, a random crop."""
+    """{"codes": int32 [F, K], "attributes": int32 [A]}, a random crop of `data.stream`."""
 
     sources: list[tokens.TokenSource]
     config: dict[str, Any]
@@ -65,9 +66,10 @@ class CodesExample:
         rng = np.random.default_rng([self.seed, g])
         source = self.sources[pair[0]]
         piece = source[pair[1]]
-        length = crop_frames(source, self.config["seconds"])
-        start = int(rng.integers(len(piece["codes"]) - length + 1))
-        return {"codes": piece["codes"][start : start + length], "attributes": piece["attributes"]}
+        codes = piece[self.config["stream"]]
+        length = crop_frames(source, self.config["stream"], self.config["seconds"])
+        start = int(rng.integers(len(codes) - length + 1))
+        return {"codes": codes[start : start + length], "attributes": piece["attributes"]}
 
 
 @dataclasses.dataclass(frozen=True)

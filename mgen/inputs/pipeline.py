@@ -18,7 +18,7 @@ import numpy as np
 
 from mgen import manifest
 from mgen.errors import UserError
-from mgen.inputs import examples, tokens
+from mgen.inputs import aligned, examples, tokens
 from mgen.inputs.records import RecordSource, open_records
 from mgen.inputs.render import RenderConfig
 from mgen.inputs.vocabulary import Vocabulary
@@ -27,7 +27,7 @@ __all__ = ["Iterator", "RecordSource", "check", "default_config", "make_iterator
 
 Iterator: TypeAlias = grain.DatasetIterator[dict[str, np.ndarray]]
 
-VIEWS = ("audio", "audio_text", "stems", "codes")
+VIEWS = ("audio", "audio_text", "audio_codes", "stems", "codes")
 SOURCES = ("any", "mix", "stems")
 
 
@@ -39,7 +39,11 @@ def default_config(**overrides: Any) -> ml_collections.ConfigDict:
     train_split, eval_split: names of splits.
     view: "audio" {audio [B, T, C]}, "audio_text" {audio [B, T, C] (the mix), text int32 [B, L],
       text_mask bool [B, L]}, "stems" {stems [B, S, T, C], mix [B, T, C], stem_mask [B, S],
-      programs [B, S]}, "codes" {codes [B, F, K], attributes [B, A]}.
+      programs [B, S]}, "codes" {codes [B, F, K], attributes [B, A]}, "audio_codes" {audio [B, T,
+      C], codes [B, F, K]} of the same crop.
+    audio: the prepared dataset that the token dataset was made of, with "audio_codes" (as many as
+      datasets, separated by commas).
+    stream: what "codes" are: "acoustic", "semantic" (K is 1) or "joint", see `mgen.inputs.tokens`.
     sample_rate: Hz; channels: 1 or 2; seconds: length of a crop; batch_size: over all processes.
     vocabulary: SentencePiece model of the text, see `mgen.inputs.vocabulary`; text_length: L. A
       record without captions is described from what is known of it.
@@ -62,6 +66,8 @@ def default_config(**overrides: Any) -> ml_collections.ConfigDict:
             train_split="train",
             eval_split="validation",
             view="audio",
+            stream="acoustic",
+            audio="",
             sample_rate=16000,
             channels=1,
             seconds=2.0,
@@ -159,21 +165,21 @@ def check(config: ml_collections.ConfigDict, requires: dict[str, Any]) -> dict[s
     for split in (config.train_split, config.eval_split):
         _open(config, split)
     parents: dict[str, str] = {}
-    if config.view == "codes":
-        for path in _paths(config):
+    if config.view in ("codes", "audio_codes"):
+        for path in _paths(config.dataset):
             found = manifest.read(path)
             manifest.require(found, f"{path}/{manifest.FILE}", **requires)
             parents |= found.get("parents", {})
     return parents
 
 
-def _paths(config: ml_collections.ConfigDict) -> list[str]:
-    return [path.strip() for path in config.dataset.split(",") if path.strip()]
+def _paths(text: str) -> list[str]:
+    return [path.strip() for path in text.split(",") if path.strip()]
 
 
 def _open(config: ml_collections.ConfigDict, split: str) -> list[Any]:
-    """One source a dataset: `RecordSource`s, or `TokenSource`s for codes."""
-    paths = _paths(config)
+    """One source a dataset: `RecordSource`s, `TokenSource`s for codes, pairs of them for both."""
+    paths = _paths(config.dataset)
     if not paths:
         raise UserError("data.dataset is empty, expected the folder of a prepared dataset")
     if len(config.weights) not in (0, len(paths)):
@@ -181,8 +187,9 @@ def _open(config: ml_collections.ConfigDict, split: str) -> list[Any]:
             f"data.weights has {len(config.weights)} values, expected one for each of the"
             f" {len(paths)} datasets"
         )
-    if config.view == "codes":
-        return [tokens.open_tokens(path, split) for path in paths]
+    if config.view in ("codes", "audio_codes"):
+        found = [tokens.open_tokens(path, split, streams=[config.stream]) for path in paths]
+        return _with_audio(found, config, split) if config.view == "audio_codes" else found
     sources = [open_records(path, split) for path in paths]
     if config.view == "stems" or config.remix:
         slots = [list(source[0].stem_names) for source in sources]
@@ -192,13 +199,29 @@ def _open(config: ml_collections.ConfigDict, split: str) -> list[Any]:
     return sources
 
 
+def _with_audio(
+    found: Sequence[tokens.TokenSource], config: ml_collections.ConfigDict, split: str
+) -> list[tuple[tokens.TokenSource, RecordSource]]:
+    paths = _paths(config.audio)
+    if len(paths) != len(found):
+        raise UserError(
+            f"data.audio names {len(paths)} datasets, expected the {len(found)} that the tokens of "
+            "data.dataset were made of"
+        )
+    records = [open_records(path, split) for path in paths]
+    for pair in zip(found, records):
+        aligned.check_pair(*pair, config)
+    return list(zip(found, records))
+
+
 def _order(
     sources: Sequence[Any], config: ml_collections.ConfigDict, seed: int, train: bool
 ) -> grain.MapDataset:
     """Pairs (source, index), endless in training."""
     parts = []
     for number, source in enumerate(sources):
-        part = grain.MapDataset.source(examples.usable(source, config)).map(examples.Pair(number))
+        usable = examples.usable(source[0] if isinstance(source, tuple) else source, config)
+        part = grain.MapDataset.source(usable).map(examples.Pair(number))
         if train:
             # A seed for each, or datasets of one length would be shuffled alike.
             part = part.shuffle(seed=(seed * 1009 + number) % 2**32).repeat()
@@ -214,6 +237,8 @@ def _builder(
     config: ml_collections.ConfigDict, sources: Sequence[Any], seed: int, train: bool
 ) -> Any:
     settings = config.to_dict()
+    if config.view == "audio_codes":
+        return aligned.AudioCodesExample(list(sources), settings, seed)
     if config.view == "codes":
         return examples.CodesExample(list(sources), settings, seed)
     return examples.AudioExample(list(sources), settings, seed, train)

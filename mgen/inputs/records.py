@@ -1,5 +1,7 @@
 """Random access to prepared datasets of `Record`s, without TensorFlow."""
 
+import functools
+import hashlib
 import json
 import threading
 from pathlib import Path
@@ -90,6 +92,16 @@ class RecordSource:
                     f"{_INFO} says {length}"
                 )
 
+    @functools.cached_property
+    def scores(self) -> bool:
+        """Whether the pieces are scores."""
+        return self[0].is_score
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of the dataset's name, version and splits."""
+        return describe(self.folder)["fingerprint"]
+
     def _shards(self) -> tuple[list[Path], list[int]]:
         path = self.folder / _INFO
         try:
@@ -130,6 +142,17 @@ def open_records(path: str | Path, split: str) -> RecordSource:
       UserError: no dataset, several, no such split, an empty one, a missing or truncated shard.
     """
     return RecordSource(path, split)
+
+
+def describe(folder: Path) -> dict[str, str]:
+    """Name and fingerprint of a prepared dataset: its splits and the lengths of their shards."""
+    info = json.loads((folder / _INFO).read_text())
+    name = "/".join(filter(None, (info["name"], info.get("configName"), info.get("version"))))
+    lengths = {
+        split["name"]: [*split["shardLengths"], split.get("numBytes")] for split in info["splits"]
+    }
+    text = json.dumps({"name": name, "splits": lengths}, sort_keys=True)
+    return {"name": name, "fingerprint": hashlib.sha256(text.encode()).hexdigest()}
 
 
 def first_line(error: Exception) -> str:

@@ -86,10 +86,11 @@ class Vocabulary:
 
 
 def train(texts: Iterable[str], size: int, path: str | Path) -> Vocabulary:
-    """Trains a unigram vocabulary of `size` ids on `texts` and writes it to `path` (atomically).
+    """Trains a unigram vocabulary of at most `size` ids on `texts` and writes it to `path`
+    (atomically).
 
-    Equal texts in equal order give equal files. Raises `UserError` where there are too few texts
-    for `size`.
+    Equal texts in equal order give equal files. Raises `UserError` where there is no text, or more
+    characters than `size`.
     """
     from sentencepiece import SentencePieceTrainer
 
@@ -100,6 +101,8 @@ def train(texts: Iterable[str], size: int, path: str | Path) -> Vocabulary:
             sentence_iterator=(text.lower() for text in texts),
             model_writer=model,
             vocab_size=size,
+            # Templates have few words: what they allow, not an error.
+            hard_vocab_limit=False,
             character_coverage=1.0,
             pad_id=PAD,
             unk_id=UNKNOWN,

@@ -21,6 +21,8 @@ PROJECTIONS = ("linear", "mlp", "batch_norm")
 SCALES = ("log", "db")
 # Fields of a tower that follow from the mel spectrogram.
 DERIVED = {"vit": ("frames", "mels"), "resnet": (), "htsat": ("mels",)}
+# Name of the text's vocabulary in a workdir.
+VOCABULARY = "vocabulary.model"
 # Fields of `JointConfig` that an experiment has in its `data` part.
 FROM_DATA = ("sample_rate", "channels", "seconds", "text_length")
 

@@ -76,11 +76,12 @@ class JointModel(nn.Module):
         Raises `UserError` where the audio is not of the config's length.
         """
         heard, read = self.hear(audio, train), self.text_tower(ids, mask, train=train)
-        vectors = self.join(heard, read, train)
+        audio_vector, text_vector = self.join(heard, read, train)
+        log_scale, score_bias = self.scores()
         logits = None
         if self.config.decoder_layers:
             logits = self.decoder(ids[:, :-1], heard.tokens, train)
-        return JointOutput(*vectors, *self.scores(), logits)
+        return JointOutput(audio_vector, text_vector, log_scale, score_bias, logits)
 
     def join(
         self, heard: Embedded | None, read: Embedded | None, train: bool, predict: bool = True

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import ml_collections
 
 from mgen.errors import UserError
+from mgen.inputs.vocabulary import Vocabulary
 from mgen.joint import loss as losses
-from mgen.joint.config import JointConfig
+from mgen.joint.config import VOCABULARY, JointConfig
 from mgen.joint.model import COLLECTIONS, RNG_STREAMS, JointModel, JointOutput
 from mgen.train import task
 from mgen.train.state import TrainState
@@ -87,6 +88,14 @@ class Task(task.Task):
             "text_length": config.text_length,
             "vocab_size": config.text.vocab_size,
         }
+
+    def files(self) -> dict[str, str]:
+        """The vocabulary; `UserError` where it has more pieces than the text tower has rows."""
+        path, rows = self.config.data.vocabulary, self.joint_config.text.vocab_size
+        size = Vocabulary(path).size
+        if size > rows:
+            raise UserError(f"{path}: has {size} pieces, model.text.vocab_size is {rows}")
+        return {VOCABULARY: path}
 
     def init_variables(self, key: Key) -> dict[str, Params]:
         batch = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), self.batch_spec(1))

@@ -25,7 +25,7 @@ class Task(task.Task):
 
     Reads from the config, beside what every family has:
       codec: codebooks, codebook_size, frame_rate (Hz), sample_rate (Hz) of the codec that made the
-        tokens; a token dataset with other ones is refused.
+        tokens; a token dataset whose stream `data.stream` has other ones is refused.
       model: fields of `LMConfig` other than num_codebooks and codebook_size.
       loss: z_loss and label_smoothing (see `mgen.lm.loss`), condition_dropout (share of examples
         that train without their condition, for guidance) and attribute_dropout (share of single
@@ -64,7 +64,7 @@ class Task(task.Task):
         return dict(self.config.codec)
 
     def requires(self) -> dict[str, Any]:
-        return dict(self.config.codec)
+        return {"streams": {self.config.data.stream: dict(self.config.codec)}}
 
     def init_variables(self, key: Key) -> dict[str, Params]:
         batch = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), self.batch_spec(1))

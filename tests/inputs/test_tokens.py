@@ -14,8 +14,11 @@ from mgen import manifest
 from mgen.errors import UserError
 from mgen.inputs import attributes, pipeline, tokens
 
-MANIFEST = {"kind": "tokens", "sample_rate": 16000, "frame_rate": 50.0, "codebooks": 4}
-MANIFEST |= {"codebook_size": 1024, "parents": {"codec": "abc"}}
+STREAMS = {
+    "acoustic": dict(sample_rate=16000, frame_rate=50.0, codebooks=4, codebook_size=1024),
+    "semantic": dict(sample_rate=24000, frame_rate=25.0, codebooks=1, codebook_size=512),
+}
+MANIFEST = {"kind": "tokens", "streams": STREAMS, "parents": {"codec": "abc"}}
 CONDITION = np.array([3, 1, 0, 2], np.int32)
 
 
@@ -31,9 +34,10 @@ def write_shard(folder: Path, split: str, shard: int, count: int = 3, num_shards
             index = shard * count + piece
             writer.write(
                 id=f"piece/{index}",
-                codes=codes(index, 100 + 50 * index),
                 attributes=CONDITION,
-                start=0.5,
+                acoustic=codes(index, 100 + 50 * index),
+                semantic=codes(index, 50 + 25 * index)[:, :1],
+                joint_embedding=np.full((index + 1, 3), index / 8, np.float32),
             )
     return folder / tokens.shard_name(split, shard, num_shards)
 
@@ -44,27 +48,62 @@ def folder(tmp_path: Path) -> Path:
     for split in ("train", "validation"):
         for shard in range(2):
             write_shard(tmp_path, split, shard)
+    assert tokens.finish(tmp_path, ["train", "validation"], 2)
     return tmp_path
 
 
 def test_round_trip(folder: Path) -> None:
-    source = tokens.open_tokens(folder, "train", {"codebooks": 4})
-    assert len(source) == 6 and source.frames.tolist() == [100, 150, 200, 250, 300, 350]
+    source = tokens.open_tokens(folder, "train", {"streams": {"acoustic": {"codebooks": 4}}})
+    assert len(source) == 6
+    assert source.frames["acoustic"].tolist() == [100, 150, 200, 250, 300, 350]
+    assert source.frames["joint_embedding"].tolist() == [1, 2, 3, 4, 5, 6]
     for index in (5, 0, 3):
         piece = source[index]
-        assert piece["id"] == f"piece/{index}" and piece["start"] == 0.5
-        assert piece["codes"].dtype == np.int32
-        assert np.array_equal(piece["codes"], codes(index, 100 + 50 * index))
+        assert piece["id"] == f"piece/{index}" and piece["acoustic"].dtype == np.int32
+        assert np.array_equal(piece["acoustic"], codes(index, 100 + 50 * index))
+        assert np.array_equal(piece["semantic"], codes(index, 50 + 25 * index)[:, :1])
         assert np.array_equal(piece["attributes"], CONDITION)
+        expected = np.full((index + 1, 3), index / 8, np.float32)
+        assert np.array_equal(piece["joint_embedding"], expected)
+        assert piece["joint_embedding"].dtype == np.float32
     copy = pickle.loads(pickle.dumps(source))
-    assert np.array_equal(copy[4]["codes"], source[4]["codes"])
+    assert np.array_equal(copy[4]["acoustic"], source[4]["acoustic"])
+    some = tokens.open_tokens(folder, "train", streams=["semantic"])[2]
+    assert some.keys() == {"id", "attributes", "semantic"}
+    with pytest.raises(UserError, match="no stream 'joint', only acoustic"):
+        tokens.open_tokens(folder, "train", streams=["joint"])
 
 
-def test_large_codes_survive(tmp_path: Path) -> None:
+def test_large_codes_and_pieces_without_frames_survive(tmp_path: Path) -> None:
     manifest.write(tmp_path, MANIFEST)
     with tokens.ShardWriter(tmp_path, "train", 0, 1) as writer:
-        writer.write(id="x", codes=np.array([[70000]]), attributes=CONDITION)
-    assert tokens.open_tokens(tmp_path, "train")[0]["codes"].tolist() == [[70000]]
+        writer.write(id="x", attributes=CONDITION, acoustic=np.array([[70000]]))
+        writer.write(id="y", attributes=CONDITION, acoustic=np.zeros((0, 1), np.int32))
+        with pytest.raises(ValueError, match="of the piece before"):
+            writer.write(id="z", attributes=CONDITION)
+    source = tokens.open_tokens(tmp_path, "train")
+    assert source[0]["acoustic"].tolist() == [[70000]] and source[1]["acoustic"].shape == (0, 1)
+
+
+def test_finished_only_when_all_shards_are_there(tmp_path: Path) -> None:
+    write_shard(tmp_path, "train", 0)
+    assert not tokens.finish(tmp_path, ["train"], 2)
+    assert not list(tmp_path.glob("*info*"))
+    write_shard(tmp_path, "train", 1)
+    assert tokens.finish(tmp_path, ["train"], 2)
+    assert (tmp_path / "COMPLETED").exists()
+    stats = json.loads((tmp_path / "stats.train.json").read_text())
+    assert stats["examples"] == 6 and stats["acoustic_tokens"] == 4 * sum(range(100, 400, 50))
+    assert stats["semantic_max_tokens"] == 175
+
+
+def test_fewer_pieces_than_shards(tmp_path: Path) -> None:
+    manifest.write(tmp_path, MANIFEST)
+    write_shard(tmp_path, "train", 0, count=0)
+    write_shard(tmp_path, "train", 1, count=2)
+    assert tokens.finish(tmp_path, ["train"], 2)
+    source = tokens.open_tokens(tmp_path, "train")
+    assert [source[i]["id"] for i in range(len(source))] == ["piece/2", "piece/3"]
 
 
 def test_same_pieces_give_the_same_bytes(tmp_path: Path) -> None:
@@ -78,7 +117,7 @@ def test_interruption_leaves_nothing_and_finished_shards_stay(tmp_path: Path) ->
         pytest.raises(KeyboardInterrupt),
         tokens.ShardWriter(tmp_path, "train", 0, 3) as writer,
     ):
-        writer.write(id="x", codes=codes(0), attributes=CONDITION)
+        writer.write(id="x", attributes=CONDITION, acoustic=codes(0))
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []
     write_shard(tmp_path, "train", 1, num_shards=3)
@@ -98,12 +137,12 @@ def test_bad_codes(tmp_path: Path, bad: np.ndarray) -> None:
         pytest.raises(ValueError, match="expected"),
         tokens.ShardWriter(tmp_path, "train", 0, 1) as writer,
     ):
-        writer.write(id="x", codes=bad, attributes=CONDITION)
+        writer.write(id="x", attributes=CONDITION, acoustic=bad)
 
 
 def test_what_does_not_fit_is_refused_by_name(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="codebooks is 4, expected 8"):
-        tokens.open_tokens(folder, "train", {"codebooks": 8})
+    with pytest.raises(UserError, match=r"streams\.acoustic\.codebooks is 4, expected 8"):
+        tokens.open_tokens(folder, "train", {"streams": {"acoustic": {"codebooks": 8}}})
     with pytest.raises(UserError, match="no split 'test'; found train, validation"):
         tokens.open_tokens(folder, "test")
     with pytest.raises(UserError, match=r"no manifest\.json here"):
@@ -122,10 +161,21 @@ def test_damage_is_found_when_opening(folder: Path) -> None:
     shard.unlink()
     with pytest.raises(UserError, match="has 1 of 2 shards; the extraction is not finished"):
         tokens.open_tokens(folder, "train")
-    index = folder / "validation-00000-of-00002.index.json"
-    index.write_text(json.dumps({"frames": [1]}))
-    with pytest.raises(UserError, match="3 pieces, its index says 1"):
+    index = folder / "validation.index-00000-of-00002.json"
+    index.write_text(json.dumps({"frames": {"acoustic": [1]}, "offsets": [0], "features": {}}))
+    with pytest.raises(UserError, match="offsets and frames disagree"):
         tokens.open_tokens(folder, "validation")
+
+
+def test_damage_is_found_when_reading(folder: Path) -> None:
+    shard = folder / tokens.shard_name("train", 1, 2)
+    data = bytearray(shard.read_bytes())
+    data[200] ^= 1
+    shard.write_bytes(data)
+    source = tokens.open_tokens(folder, "train")
+    assert source[0]["id"] == "piece/0"
+    with pytest.raises(UserError, match=f"{shard.name}: damaged"):
+        source[3]
 
 
 def config(folder: Path, **overrides: Any) -> Any:
@@ -153,12 +203,18 @@ def test_batches_are_aligned_crops(folder: Path) -> None:
     assert np.array_equal(next(iterator)["codes"], expected["codes"])
     with pytest.raises(UserError, match="longest piece of split 'train' has 350 frames"):
         pipeline.make_iterator(config(folder, seconds=8.0), split="train", seed=0, train=True)
+    other = pipeline.make_iterator(
+        config(folder, stream="semantic"), split="train", seed=0, train=True
+    )
+    assert next(other)["codes"].shape == (2, 75, 1)
 
 
 def test_check_returns_the_parents(folder: Path) -> None:
-    assert pipeline.check(config(folder), {"codebooks": 4}) == {"codec": "abc"}
-    with pytest.raises(UserError, match="codebook_size is 1024, expected 2048"):
-        pipeline.check(config(folder), {"codebook_size": 2048})
+    requires = {"streams": {"acoustic": {"codebooks": 4}}}
+    assert pipeline.check(config(folder), requires) == {"codec": "abc"}
+    requires["streams"]["acoustic"]["codebook_size"] = 2048
+    with pytest.raises(UserError, match=r"acoustic\.codebook_size is 1024, expected 2048"):
+        pipeline.check(config(folder), requires)
 
 
 def test_attributes_of_a_record(make_score: Any) -> None:

@@ -1,4 +1,4 @@
-"""Bad input to train, tokenize, generate, evaluate, demo, benchmark: one line, exit code 1."""
+"""Bad input to train, fit_codebook, tokenize, ...: one line, exit code 1."""
 
 import shutil
 
@@ -111,12 +111,27 @@ def test_tokenize(mgen, trained, scores, tmp_path):
         (trained, broken, ["broken"]),
     ):
         fails(mgen(*common, f"--codec={codec}", f"--dataset={dataset}", check=False), *words)
-        assert not list(out.glob("*.array_record"))
+        assert not list(out.glob("*.tfrecord*"))
+    fails(mgen(*common, f"--dataset={scores}", check=False), "--codec", "--semantic")
+    with_joint = (f"--joint={trained}", f"--dataset={scores}")
+    fails(mgen(*common, *with_joint, check=False), "--joint_codebook")
     right = (*common, f"--codec={trained}", f"--dataset={scores}")
     fails(mgen(*right, "--splits=tarin", check=False), "tarin")
     fails(mgen(*right, "--shard_index=2", "--shard_count=2", check=False), "shard_index")
     manifest.write(out, {"kind": "tokens", "parents": {"codec": "another"}})
     fails(mgen(*right, check=False), "parents", "another")
+
+
+def test_fit_codebook(mgen, trained, scores, tmp_path):
+    out = tmp_path / "book"
+    common = ("fit_codebook", f"--out={out}", f"--dataset={scores}")
+    fails(mgen(*common, check=False), "--encoder", "--features=mel")
+    fails(mgen(*common, "--features=mfcc", check=False), "mfcc")
+    fails(mgen(*common, f"--encoder={trained}", check=False), "codec", "semantic", "joint")
+    assert not out.exists()
+    mel = ("--features=mel", "--config=semantic/tiny_muq", "--max_seconds=1")
+    fails(mgen(*common, *mel, "--size=100000", check=False), "vectors", "100000")
+    assert not list(out.glob("*.safetensors"))
 
 
 def test_generate(mgen, trained, tmp_path):

@@ -1,0 +1,1 @@
+"""Joint embeddings of music and text: published ones at their size, tiny ones for a laptop."""

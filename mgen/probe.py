@@ -1,0 +1,207 @@
+"""What trained encoders hear in held-out pieces, against chance and against raw log-mel.
+
+Knows several families, as `mgen.chain` does. The pieces are scores, so that every label is exact
+(`mgen.inputs.labels`); the same clips are given to the encoder and to the baseline.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+
+from mgen.audio import mel
+from mgen.inputs import attributes, captions, instruments, labels, render
+from mgen.inputs.labels import Clip
+from mgen.inputs.records import RecordSource
+from mgen.inputs.vocabulary import Vocabulary
+from mgen.joint.sample import FrozenJoint
+from mgen.kmeans import Codebook, KMeansConfig, fit_array
+from mgen.metrics import probes, retrieval
+from mgen.progress import track
+from mgen.semantic.sample import FrozenSemantic
+
+RATE = 25.0  # Hz of semantic tokens and of the labels
+MEL_BANDS = 128
+TARGETS = ("chord", "instrument", "beat")
+# Neighbouring frames tell the same: a probe sees every fifth of training, every second of test.
+TRAIN_STRIDE, TEST_STRIDE = 5, 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What is asked of the encoders.
+
+    Attributes:
+      clips, train_clips: held-out clips, and clips that probes are trained on.
+      seconds: length of a clip.
+      seed: of the performances.
+    """
+
+    clips: int = 120
+    train_clips: int = 300
+    seconds: float = 8.0
+    seed: int = 0
+
+
+def joint_report(
+    model: FrozenJoint, vocabulary: Vocabulary, source: RecordSource, options: Options
+) -> dict[str, tuple[float, float]]:
+    """Name -> (value, chance): retrieval both ways, and zero-shot classes, on clips of `source`."""
+
+    def embed_text(texts: Sequence[str]) -> np.ndarray:
+        ids, mask = vocabulary.encode(texts, model.config.text_length)
+        return np.asarray(model.embed_text(ids, mask))
+
+    def embed_audio(clips: Sequence[Clip], name: str) -> np.ndarray:
+        return np.stack(
+            [model.embed_audio(clip.audio) for clip in track(clips, name, unit="clips")]
+        )
+
+    found = _clips(source, options.clips, options, model.config.sample_rate)
+    audio = embed_audio(found, "embed clips")
+    texts = [captions.captions(clip.record, options.seed, 1, dropout=0.0)[0] for clip in found]
+    rows = _retrieval(audio, embed_text(texts), texts)
+
+    metres = attributes.NAMES["metre"][1:-1]
+    said = [captions.common_metre(clip.record) for clip in found]
+    rows["metre"] = _zero_shot(
+        audio,
+        [metres.index(m) if m in metres else -1 for m in said],
+        [embed_text([f"A piece in {m} time."]) for m in metres],
+    )
+    rows["mode"] = _zero_shot(
+        audio,
+        [clip.key // 12 for clip in found],
+        [
+            embed_text([f"A piece in {tonic} {mode}." for tonic in render.SPELLING])
+            for mode in labels.QUALITIES
+        ],
+    )
+    solos = _clips(source, options.clips, options, model.config.sample_rate, solo=True)
+    played = [labels.melodic_stems(clip.record.programs, clip.record.stem_mask) for clip in solos]
+    groups = [
+        labels.GROUPS.index(instruments.group_name(int(clip.record.programs[stems[0]])))
+        if stems
+        else -1
+        for clip, stems in zip(solos, played)
+    ]
+    rows["instrument"] = _zero_shot(
+        embed_audio(solos, "embed solos"),
+        groups,
+        [
+            embed_text([f"A solo piece for {captions.program_name(p)}." for p in programs])
+            for programs in (instruments.GROUPS[group].programs for group in labels.GROUPS)
+        ],
+    )
+    return rows
+
+
+def _retrieval(
+    audio: np.ndarray, text: np.ndarray, texts: Sequence[str]
+) -> dict[str, tuple[float, float]]:
+    # Equal captions are equally right.
+    _, group = np.unique(texts, return_inverse=True)
+    found = retrieval.both_ways(audio, text, group, group)
+    chance = retrieval.chance(group, group)
+    return {
+        f"{way}/{name}": (found[f"{way}/{name}"], chance[name])
+        for way in ("text_to_audio", "audio_to_text")
+        for name in ("recall_at_1", "recall_at_10", "mean_average_precision")
+    }
+
+
+def _zero_shot(
+    audio: np.ndarray, truth: Sequence[int], prompts: Sequence[np.ndarray]
+) -> tuple[float, float]:
+    """Balanced accuracy of the class whose prompts lie nearest in the mean, and chance."""
+    wanted = np.asarray(truth)
+    asked = np.unique(wanted[wanted >= 0])
+    # Only classes that occur can be right: the others would make chance look worse.
+    scores = np.stack([(audio @ prompts[c].T).mean(1) for c in asked], axis=1)
+    predicted = asked[scores.argmax(1)]
+    known = wanted >= 0
+    return probes.balanced_accuracy(wanted[known], predicted[known]), 1 / len(asked)
+
+
+def semantic_report(
+    model: FrozenSemantic,
+    codebook: Codebook,
+    train: RecordSource,
+    held_out: RecordSource,
+    options: Options,
+) -> dict[str, tuple[float, float]]:
+    """Name -> (value of the encoder, value of log-mel): information in tokens, linear probes.
+
+    The layer is the codebook's. The baseline's tokens are k-means of as many centres, fitted on the
+    log-mel frames of the clips that the probes are trained on.
+    """
+    rate, layer = model.config.sample_rate, codebook.about["layer"]
+    known = _clips(train, options.train_clips, options, rate)
+    asked = _clips(held_out, options.clips, options, rate)
+    extract: dict[str, Callable[[Clip], np.ndarray]] = {
+        "encoder": lambda clip: model.features_long(clip.audio, layer, RATE),
+        "log_mel": lambda clip: log_mel(clip.audio, rate),
+    }
+    rows: dict[str, dict[str, float]] = {}
+    for name, features in extract.items():
+        x, y = (
+            np.stack([features(clip) for clip in track(clips, f"{name} frames", unit="clips")])
+            for clips in (known, asked)
+        )
+        book = codebook
+        if name == "log_mel":
+            settings = KMeansConfig(size=codebook.vectors.shape[1])
+            book = fit_array(x.reshape(-1, x.shape[-1]), settings, seed=options.seed)
+        tokens = np.asarray(book.encode(y.reshape(-1, y.shape[-1])))[:, 0]
+        rows[name] = _judge(x, known, y, asked, tokens)
+    return {name: (rows["encoder"][name], rows["log_mel"][name]) for name in rows["encoder"]}
+
+
+def _judge(
+    x: np.ndarray, known: Sequence[Clip], y: np.ndarray, asked: Sequence[Clip], tokens: np.ndarray
+) -> dict[str, float]:
+    frames = y.shape[1]
+    row = {}
+    for target in TARGETS:
+        a, b = (np.stack([getattr(clip, target)[:frames] for clip in c]) for c in (known, asked))
+        row[f"{target} information"] = probes.mutual_information(tokens, b.reshape(-1))
+        if target != "beat":
+            row[f"{target} probe"] = probes.linear_probe(
+                *_flat(x, a, TRAIN_STRIDE), *_flat(y, b, TEST_STRIDE)
+            )
+    keys = [np.array([clip.key for clip in clips]) for clips in (known, asked)]
+    row["key probe"] = probes.linear_probe(x.mean(1), keys[0], y.mean(1), keys[1])
+    return row
+
+
+def _flat(x: np.ndarray, y: np.ndarray, stride: int) -> tuple[np.ndarray, np.ndarray]:
+    return x[:, ::stride].reshape(-1, x.shape[-1]), y[:, ::stride].reshape(-1)
+
+
+def log_mel(audio: np.ndarray, sample_rate: int) -> np.ndarray:
+    """The baseline's features: log-mel of audio [T, C] at `RATE`, float32 [F, M]."""
+    hop = round(sample_rate / RATE)
+    frames = _log_mel(
+        audio.mean(-1), sample_rate=sample_rate, n_fft=2048, hop=hop, n_mels=MEL_BANDS, power=2.0
+    )
+    return np.asarray(frames)[: len(audio) // hop]
+
+
+_log_mel = jax.jit(mel.log_mel, static_argnames=("sample_rate", "n_fft", "hop", "n_mels", "power"))
+
+
+def _clips(
+    source: RecordSource, count: int, options: Options, sample_rate: int, solo: bool = False
+) -> list[Clip]:
+    config = render.RenderConfig(sample_rate=sample_rate, instruments="free")
+    drawn = labels.clips(
+        source,
+        count,
+        seconds=options.seconds,
+        frame_rate=RATE,
+        config=config,
+        seed=options.seed,
+        solo=solo,
+    )
+    return list(track(drawn, "render solos" if solo else "render clips", count, "clips"))

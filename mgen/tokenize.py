@@ -1,0 +1,325 @@
+"""Tokens of a whole dataset: what a codec, a semantic encoder and a joint embedding make of every
+piece, in one pass.
+
+A piece is rendered or decoded once, at the highest sample rate that a model asks for, and
+resampled for the others. The unit of work is a shard: piece i of a split goes to shard i mod
+`num_shards`, and the files do not depend on who writes them. Token frame f covers the audio
+[f, f + 1) / frame_rate of the piece as performed, which `mixes.whole_mix` makes again from the
+record, the seed behind the last slash of the piece's id and `render` of the manifest.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from mgen import chain, manifest, progress
+from mgen.codec.sample import FrozenCodec
+from mgen.errors import UserError
+from mgen.inputs import attributes, mixes, tokens
+from mgen.inputs.record import Record
+from mgen.inputs.records import RecordSource, describe, open_records
+from mgen.inputs.render import RenderConfig
+from mgen.joint.sample import STRIDE_SECONDS, FrozenJoint
+from mgen.kmeans import Codebook
+from mgen.semantic.sample import FrozenSemantic
+
+BLOCK_SECONDS = 30.0  # of audio that a codec is given at once
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Models:
+    """Workdirs of trained models and folders of codebooks; empty ones are left out."""
+
+    codec: str = ""
+    semantic: str = ""
+    semantic_codebook: str = ""
+    joint: str = ""
+    joint_codebook: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job:
+    """What is tokenized, and this worker's part of it.
+
+    Attributes:
+      dataset: prepared dataset; out: folder of the token dataset, see `mgen.inputs.tokens`.
+      num_shards: files a split; shard_index, shard_count: this worker and how many there are.
+      renders: performances of each score, with as many seeds from `seed`; a recording has one.
+      max_seconds: of each piece, from its start.
+    """
+
+    dataset: str
+    out: str
+    splits: tuple[str, ...] = ("train", "validation", "test")
+    num_shards: int = 4
+    shard_index: int = 0
+    shard_count: int = 1
+    renders: int = 1
+    max_seconds: float = 60.0
+    seed: int = 0
+
+
+class Stage(Protocol):
+    """One model: what it needs, what it adds to the manifest, and its streams of a piece."""
+
+    name: str
+    sample_rate: int
+    channels: int
+    about: dict[str, Any]  # of the stream, under `streams` in the manifest
+    parents: dict[str, str]
+
+    def __call__(self, audio: np.ndarray) -> dict[str, np.ndarray]:
+        """Streams [F, ...] of audio float32 [T, C]."""
+        ...
+
+
+class Acoustic:
+    """Codes of a codec: "acoustic" [F, K]."""
+
+    name = "acoustic"
+
+    def __init__(self, codec: FrozenCodec, fingerprint: str):
+        config = codec.config
+        if not config.has_codes:
+            raise UserError(
+                f"the codec has bottleneck {config.bottleneck!r}, expected one of codes"
+            )
+        self._codec = codec
+        self.sample_rate, self.channels = config.sample_rate, config.channels
+        self.about = dict(
+            sample_rate=config.sample_rate,
+            channels=config.channels,
+            frame_rate=config.frame_rate,
+            codebooks=config.num_codebooks,
+            codebook_size=config.codebook_size,
+        )
+        self.parents = {"codec": fingerprint}
+
+    def __call__(self, audio: np.ndarray) -> dict[str, np.ndarray]:
+        return {"acoustic": self._codec.encode_long(self._blocks(audio))[0]}
+
+    def _blocks(self, audio: np.ndarray) -> Iterator[np.ndarray]:
+        """Filled up to whole frames: every other length would be compiled anew."""
+        hop = self._codec.config.hop
+        size = hop * max(1, round(BLOCK_SECONDS * self.sample_rate / hop))
+        for start in range(0, len(audio), size):
+            block = np.asarray(audio[start : start + size])
+            yield np.pad(block, ((0, -len(block) % hop), (0, 0)))[None]
+
+
+class Semantic:
+    """Clusters of an encoder's features: "semantic" [F, K]."""
+
+    name = "semantic"
+
+    def __init__(self, encoder: FrozenSemantic, codebook: Codebook, fingerprint: str):
+        self._encoder, self._codebook = encoder, codebook
+        self.sample_rate, self.channels = encoder.config.sample_rate, 1
+        self._layer, self._rate = codebook.about["layer"], codebook.about["frame_rate"]
+        self.about = dict(sample_rate=self.sample_rate, frame_rate=self._rate, **_shape(codebook))
+        self.parents = {"semantic": fingerprint, "semantic_codebook": codebook.fingerprint}
+
+    def __call__(self, audio: np.ndarray) -> dict[str, np.ndarray]:
+        features = self._encoder.features_long(audio, self._layer, self._rate)
+        return {"semantic": self._codebook.encode(features)}
+
+
+class Joint:
+    """Embeddings of the windows of a piece, "joint_embedding" [W, D], and their "joint" [W, K]."""
+
+    name = "joint"
+
+    def __init__(self, encoder: FrozenJoint, codebook: Codebook, fingerprint: str):
+        self._encoder, self._codebook = encoder, codebook
+        config = encoder.config
+        self.sample_rate, self.channels = config.sample_rate, config.channels
+        self.about = dict(
+            sample_rate=self.sample_rate,
+            frame_rate=1.0 / STRIDE_SECONDS,
+            window_seconds=config.seconds,
+            embed_dim=config.embed_dim,
+            **_shape(codebook),
+        )
+        self.parents = {"joint": fingerprint, "joint_codebook": codebook.fingerprint}
+
+    def __call__(self, audio: np.ndarray) -> dict[str, np.ndarray]:
+        embedding = np.asarray(self._encoder.window_embeddings(audio), np.float32)
+        return {"joint": self._codebook.encode(embedding), "joint_embedding": embedding}
+
+
+class Tokenizer:
+    """The models, loaded once for many pieces.
+
+    Attributes:
+      player: how scores are played: the highest rate and channel count that a stage asks for.
+      seconds: where the time went: "audio" (render or decode, resample), each stage, "write".
+      audio_seconds: of music that was tokenized.
+    """
+
+    def __init__(self, stages: Sequence[Stage], render: dict[str, Any]):
+        if not stages:
+            raise UserError("no model given, expected --codec, --semantic or --joint")
+        self.stages = list(stages)
+        self.player = RenderConfig(
+            sample_rate=max(stage.sample_rate for stage in stages),
+            channels=max(stage.channels for stage in stages),
+            **render,
+        )
+        self.seconds = dict.fromkeys(["audio", *(stage.name for stage in stages), "write"], 0.0)
+        self.audio_seconds = 0.0
+
+    def about(self) -> dict[str, Any]:
+        """Fields of the token dataset's manifest."""
+        return {
+            "kind": tokens.KIND,
+            # Before what follows from them: the first difference is the one that is reported.
+            "parents": {name: v for stage in self.stages for name, v in stage.parents.items()},
+            "streams": {stage.name: stage.about for stage in self.stages},
+            "render": dataclasses.asdict(self.player),
+            "attributes": {name: list(values) for name, values in attributes.NAMES.items()},
+        }
+
+    def __call__(self, record: Record, seed: int, max_seconds: float) -> dict[str, np.ndarray]:
+        """`attributes` and the streams of a piece."""
+        rate = self.player.sample_rate
+        with self.timed("audio"):
+            mix, fields = mixes.whole_mix(record, self.player, seed, max_seconds)
+        self.audio_seconds += len(mix) / rate
+        piece, layouts = {"attributes": fields}, {(rate, self.player.channels): mix}
+        for stage in self.stages:
+            layout = stage.sample_rate, stage.channels
+            with self.timed("audio"):
+                if layout not in layouts:
+                    layouts[layout] = mixes.converted(mix, rate, *layout)
+            with self.timed(stage.name):
+                piece |= stage(layouts[layout])
+        return piece
+
+    def timed(self, name: str) -> "_Timer":
+        """A context whose time is added to `seconds[name]`."""
+        return _Timer(self.seconds, name)
+
+    def report(self) -> str:
+        """Where the time went, a line a stage: seconds, share, hours of audio an hour."""
+        total = sum(self.seconds.values())
+        lines = [f"{'stage':<10} {'seconds':>9} {'share':>6} {'x real time':>12}"]
+        for name, seconds in {**self.seconds, "total": total}.items():
+            rate = self.audio_seconds / max(seconds, 1e-9)
+            share = seconds / max(total, 1e-9)
+            lines.append(f"{name:<10} {seconds:>9.1f} {share:>6.0%} {rate:>12.1f}")
+        return "\n".join(lines)
+
+
+@dataclasses.dataclass
+class _Timer:
+    seconds: dict[str, float]
+    name: str
+
+    def __enter__(self) -> None:
+        self._start = time.perf_counter()
+
+    def __exit__(self, *exc: object) -> None:
+        self.seconds[self.name] += time.perf_counter() - self._start
+
+
+def load(models: Models) -> Tokenizer:
+    """The models from their folders.
+
+    Raises:
+      UserError: a folder that holds something else, a codebook of another encoder, a model without
+        its codebook.
+    """
+    for name in ("semantic", "joint"):
+        given = [bool(getattr(models, field)) for field in (name, f"{name}_codebook")]
+        if any(given) and not all(given):
+            raise UserError(f"--{name} and --{name}_codebook: expected both or none")
+    stages: list[Stage] = []
+    configs = []
+    if models.codec:
+        codec, trained = chain.load_codec(models.codec)
+        stages.append(Acoustic(codec, trained.fingerprint))
+        configs.append(trained.config)
+    if models.semantic:
+        semantic, trained = chain.load_semantic(models.semantic)
+        book = _codebook(models.semantic_codebook, models.semantic, trained.fingerprint)
+        stages.append(Semantic(semantic, book, trained.fingerprint))
+        configs.append(trained.config)
+    if models.joint:
+        joint, trained = chain.load_joint(models.joint)
+        book = _codebook(models.joint_codebook, models.joint, trained.fingerprint)
+        stages.append(Joint(joint, book, trained.fingerprint))
+        configs.append(trained.config)
+    return Tokenizer(stages, configs[0].data.render.to_dict() if configs else {})
+
+
+def tokenize(models: Models, job: Job) -> Tokenizer:
+    """Writes the tokens of a dataset; goes on with the shards that are missing.
+
+    Returns the tokenizer, for its `report`. Raises `UserError` for models or a dataset that cannot
+    be read, and where `job.out` holds tokens made otherwise, naming the field.
+    """
+    sources = open_splits(job)
+    tokenizer = load(models)
+    write(tokenizer, job, sources)
+    return tokenizer
+
+
+def open_splits(job: Job) -> dict[str, RecordSource]:
+    return {split: open_records(job.dataset, split) for split in job.splits}
+
+
+def write(tokenizer: Tokenizer, job: Job, sources: dict[str, RecordSource]) -> None:
+    """`tokenize` with models that are loaded already."""
+    mine = job.num_shards, job.shard_index, job.shard_count
+    todo = {split: tokens.shards_todo(job.out, split, *mine) for split in job.splits}
+    claim(tokenizer, job, sources)
+    for split, shards in todo.items():
+        for shard in shards:
+            write_shard(tokenizer, job, sources[split], shard)
+    tokens.finish(job.out, job.splits, job.num_shards)
+
+
+def claim(tokenizer: Tokenizer, job: Job, sources: dict[str, RecordSource]) -> None:
+    """Writes the manifest of a token dataset, or refuses a folder whose manifest says otherwise."""
+    options = dict(renders=job.renders, max_seconds=job.max_seconds, seed=job.seed)
+    folder = next(iter(sources.values())).folder
+    manifest.claim(job.out, {**tokenizer.about(), "dataset": describe(folder), **options})
+
+
+def write_shard(
+    tokenizer: Tokenizer,
+    job: Job,
+    source: RecordSource,
+    shard: int,
+    track: Callable[..., Any] = progress.track,
+) -> None:
+    """Writes one shard of a split."""
+    count = job.renders if source[0].is_score else 1
+    items = [(i, job.seed + variant) for i in range(len(source)) for variant in range(count)]
+    mine = items[shard :: job.num_shards]
+    name = f"tokenize {source.split} {shard + 1}/{job.num_shards}"
+    with tokens.ShardWriter(job.out, source.split, shard, job.num_shards) as writer:
+        for index, seed in track(mine, name, unit="pieces"):
+            record = source[index]
+            piece = tokenizer(record, seed, job.max_seconds)
+            with tokenizer.timed("write"):
+                writer.write(id=f"{record.id}/{seed}", **piece)
+
+
+def _codebook(folder: str, encoder: str, fingerprint: str) -> Codebook:
+    """The codebook in `folder`, fitted on the features of that encoder."""
+    book = Codebook.load(folder)
+    found = book.about.get("parents", {}).get("encoder")
+    if found != fingerprint:
+        raise UserError(
+            f"{folder}: was fitted on encoder {str(found)[:12]}, {encoder} is {fingerprint[:12]}"
+        )
+    return book
+
+
+def _shape(codebook: Codebook) -> dict[str, int]:
+    levels, size, _ = codebook.vectors.shape
+    return dict(codebooks=levels, codebook_size=size)

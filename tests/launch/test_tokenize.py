@@ -1,0 +1,292 @@
+"""Codebooks and tokens of real (untrained, tiny) models: one pass, kills, workers, refusals."""
+
+import dataclasses
+import importlib
+import importlib.util
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+
+from mgen import chain, features, manifest, tokenize, tokenize_beam
+from mgen.errors import UserError
+from mgen.inputs import mixes, tokens
+from mgen.inputs.records import open_records
+from mgen.inputs.render import RenderConfig
+from mgen.kmeans import Codebook, KMeansConfig
+from mgen.train import checkpoint, loop
+
+CONFIGS = {
+    "codec": "codec.tiny_16khz",
+    "semantic": "semantic.tiny_w2vbert",
+    "joint": "joint.tiny_mulan",
+}
+SMALL = KMeansConfig(size=16, batch=64, passes=2)
+SECONDS = 4.0
+
+
+def untrained(name, workdir, seed=0):
+    """A workdir as `mgen train` leaves it after no step."""
+    config = importlib.import_module(f"configs.{CONFIGS[name]}").get_config("smoke")
+    task = checkpoint.make_task(config)
+    state = jax.jit(task.init)(jax.random.key(seed))
+    # Files that a task copies into its workdir (a vocabulary) are not needed here.
+    task.files = lambda: {}
+    loop.claim_workdir(workdir, task, config, {}, False)
+    checkpoints = checkpoint.Checkpoints(workdir)
+    checkpoints.save(0, state, SimpleNamespace(get_state=dict), config.to_dict())
+    checkpoints.close()
+    return str(workdir)
+
+
+@pytest.fixture(scope="module")
+def models(scores, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    found = {name: untrained(name, folder / name) for name in CONFIGS}
+    for name, layer, levels in (("semantic", 1, 1), ("joint", None, 3)):
+        out = folder / f"{name}_codebook"
+        config = dataclasses.replace(SMALL, levels=levels)
+        of = features.of_encoder(found[name], layer)
+        features.fit_codebook(of, scores, out, config, max_seconds=SECONDS)
+        found[f"{name}_codebook"] = str(out)
+    return tokenize.Models(**found)
+
+
+def make_job(scores, out, **overrides):
+    small = dict(splits=("train",), num_shards=3, max_seconds=SECONDS)
+    return tokenize.Job(dataset=str(scores), out=str(out), **{**small, **overrides})
+
+
+@pytest.fixture(scope="module")
+def tokenizer(models):
+    return tokenize.load(models)
+
+
+def write(tokenizer, job):
+    tokenize.write(tokenizer, job, tokenize.open_splits(job))
+
+
+@pytest.fixture(scope="module")
+def written(tokenizer, scores, tmp_path_factory):
+    """Tokens of all models, written in one go."""
+    out = tmp_path_factory.mktemp("tokens") / "all"
+    write(tokenizer, make_job(scores, out, renders=2))
+    return out
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_streams_have_the_lengths_that_their_rates_say(written, scores, models):
+    source = tokens.open_tokens(written, "train")
+    records = open_records(scores, "train")
+    assert len(source) == 2 * len(records)
+    about = manifest.read(written)
+    assert set(about["parents"]) == {
+        "codec", "semantic", "semantic_codebook", "joint", "joint_codebook"
+    }  # fmt: skip
+    for index in range(len(source)):
+        piece = source[index]
+        assert len(piece["acoustic"]) == pytest.approx(50 * SECONDS, abs=1)
+        assert len(piece["semantic"]) == pytest.approx(25 * SECONDS, abs=1)
+        assert piece["acoustic"].max() < about["streams"]["acoustic"]["codebook_size"]
+        assert piece["semantic"].shape[1] == 1 and piece["semantic"].max() < 16
+        assert piece["joint"].shape[1] == 3 and len(piece["joint_embedding"]) == len(piece["joint"])
+        book = Codebook.load(models.joint_codebook)
+        np.testing.assert_array_equal(book.encode(piece["joint_embedding"]), piece["joint"])
+
+
+def test_audio_of_a_piece_can_be_made_again_from_the_manifest(written, scores, models):
+    about = manifest.read(written)
+    records = {r.id: r for r in (open_records(scores, "train")[i] for i in range(3))}
+    source = tokens.open_tokens(written, "train")
+    codec, _ = chain.load_codec(models.codec)
+    shape = about["streams"]["acoustic"]
+    compared = 0
+    for index in range(len(source)):
+        name, _, seed = source[index]["id"].rpartition("/")
+        if name in records:
+            config = RenderConfig(**about["render"])
+            mix, _ = mixes.whole_mix(records[name], config, int(seed), about["max_seconds"])
+            audio = mixes.converted(
+                mix, config.sample_rate, shape["sample_rate"], shape["channels"]
+            )
+            codes = codec.encode_long(audio[None])[0]
+            np.testing.assert_array_equal(codes, source[index]["acoustic"][: len(codes)])
+            compared += 1
+    assert compared == 6
+
+
+def test_one_pass_equals_one_model_at_a_time(written, models, scores, tmp_path):
+    empty = dict.fromkeys(("codec", "semantic", "semantic_codebook", "joint", "joint_codebook"), "")
+    together = tokens.open_tokens(written, "train")
+    for name in ("codec", "semantic"):
+        own = {f: getattr(models, f) for f in empty if f.startswith(name)}
+        out = tmp_path / name
+        tokenize.tokenize(tokenize.Models(**{**empty, **own}), make_job(scores, out, renders=2))
+        alone = tokens.open_tokens(out, "train")
+        stream = {"codec": "acoustic"}.get(name, name)
+        assert set(alone.frames) == {stream}
+        for index in range(len(alone)):
+            np.testing.assert_array_equal(alone[index][stream], together[index][stream])
+
+
+def test_workers_on_disjoint_shards_write_the_same_files(tokenizer, written, scores, tmp_path):
+    for index in (1, 0):
+        write(
+            tokenizer,
+            make_job(scores, tmp_path, renders=2, shard_count=2, shard_index=index),
+        )
+    assert contents(tmp_path) == contents(written)
+    # Nothing is left to do.
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.tfrecord*")}
+    write(tokenizer, make_job(scores, tmp_path, renders=2))
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.tfrecord*")}
+
+
+@pytest.mark.slow
+def test_killed_half_way_and_restarted_gives_identical_files(models, scores, tmp_path, mgen):
+    command = [
+        "tokenize", f"--dataset={scores}", "--splits=train,test", f"--max_seconds={SECONDS}",
+        "--num_shards=3", *(f"--{name}={value}" for name, value in vars(models).items()),
+    ]  # fmt: skip
+    printed = mgen(*command, f"--out={tmp_path / 'whole'}").stdout
+    assert "x real time" in printed and "semantic" in printed
+    out = tmp_path / "killed"
+    process = subprocess.Popen([sys.executable, "-m", "mgen.cli", *command, f"--out={out}"])
+    deadline = time.monotonic() + 300
+    while not list(out.glob("train.tfrecord-*")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "it finished before it was killed"
+    assert 1 <= len(list(out.glob("*.tfrecord-*"))) < 6
+    assert not (out / tokens.COMPLETED).exists()
+    mgen(*command, f"--out={out}")
+    left = {name: data for name, data in contents(out).items() if not name.startswith(".")}
+    assert left == contents(tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("apache_beam") is None, reason="needs the extra `scale`"
+)
+def test_beam_writes_the_same_files(models, written, scores, tmp_path):
+    job = make_job(scores, tmp_path, renders=2)
+    report = tokenize_beam.run(models, job, "DirectRunner", "--direct_num_workers=1")
+    assert contents(tmp_path) == contents(written)
+    assert float(report.splitlines()[-1].split()[1]) > 0
+    with pytest.raises(UserError, match="NoRunner: not a runner of Beam"):
+        tokenize_beam.run(models, job, "NoRunner")
+    with pytest.raises(UserError, match="shard_count is 2"):
+        tokenize_beam.run(models, dataclasses.replace(job, shard_count=2), "DirectRunner")
+
+
+def test_what_was_made_otherwise_is_refused_by_name(
+    tokenizer, written, models, scores, tmp_path_factory
+):
+    job = make_job(scores, written, renders=2)
+    other = untrained("codec", tmp_path_factory.mktemp("other") / "codec", seed=1)
+    loaded = tokenize.load(dataclasses.replace(models, codec=other))
+    with pytest.raises(UserError, match=r"parents\.codec is '\w+', expected"):
+        write(loaded, job)
+    with pytest.raises(UserError, match=r"renders is 2, expected 1"):
+        write(tokenizer, dataclasses.replace(job, renders=1))
+    with pytest.raises(UserError, match="cut into 3 shards, expected 4"):
+        write(tokenizer, dataclasses.replace(job, num_shards=4))
+    only = tokenize.Tokenizer(tokenizer.stages[:1], {})
+    with pytest.raises(UserError, match=r"has .*(joint|semantic).*expected none"):
+        write(only, job)
+    about = manifest.read(written)
+    text = json.dumps(about)
+    for field, value, words in (
+        ("streams", "sample_rate", r"streams\.acoustic\.sample_rate is 8000, expected 16000"),
+        ("render", "reverb", r"render\.reverb is 8000, expected True"),
+        ("dataset", "fingerprint", r"dataset\.fingerprint is 8000"),
+    ):
+        broken = json.loads(text)
+        part = broken[field]["acoustic"] if field == "streams" else broken[field]
+        part[value] = 8000
+        manifest.write(written, broken)
+        with pytest.raises(UserError, match=words):
+            write(tokenizer, job)
+    manifest.write(written, about)
+
+
+def test_models_that_do_not_belong_together(models, tmp_path):
+    swap = dataclasses.replace(models, semantic_codebook=models.joint_codebook)
+    with pytest.raises(UserError, match=r"joint_codebook: was fitted on encoder \w{12}, "):
+        tokenize.load(swap)
+    with pytest.raises(UserError, match="--joint and --joint_codebook: expected both"):
+        tokenize.load(dataclasses.replace(models, joint_codebook=""))
+    with pytest.raises(UserError, match="no model given"):
+        tokenize.load(tokenize.Models())
+    with pytest.raises(UserError, match="family is 'semantic', expected 'joint'"):
+        tokenize.load(dataclasses.replace(models, joint=models.semantic))
+    shutil.copytree(models.joint_codebook, tmp_path / "book")
+    path = tmp_path / "book" / "codebook.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(UserError, match="not a readable codebook"):
+        tokenize.load(dataclasses.replace(models, joint_codebook=str(tmp_path / "book")))
+
+
+def test_codebook_is_left_alone_or_refused(models, scores):
+    before = contents_of = manifest.read(models.semantic_codebook)
+    of = features.of_encoder(models.semantic, 1)
+    book = features.fit_codebook(of, scores, models.semantic_codebook, SMALL, max_seconds=SECONDS)
+    assert book.about == before == contents_of
+    assert book.about["frame_rate"] == 25.0 and book.vectors.shape[:2] == (1, 16)
+    with pytest.raises(UserError, match=r"kmeans\.size is 16, expected 8"):
+        smaller = dataclasses.replace(SMALL, size=8)
+        features.fit_codebook(of, scores, models.semantic_codebook, smaller, max_seconds=SECONDS)
+    with pytest.raises(UserError, match="layer is 1, expected 2"):
+        of = features.of_encoder(models.semantic, 2)
+        features.fit_codebook(of, scores, models.semantic_codebook, SMALL, max_seconds=SECONDS)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("mel", "", "", None), "expected --config"),
+        (("mel", "", "out/semantic", None), "either --encoder or --features=mel"),
+        (("mel", "codec.tiny_16khz", "", None), "family is 'codec', expected 'semantic'"),
+        (("mel", "semantic.tiny_w2vbert", "", None), "random_projection', expected 'mel_rvq'"),
+        (("encoder", "", "joint", 3), "layer=3: .* has no layers"),
+        (("encoder", "", "semantic", None), "expected --layer"),
+        (("encoder", "", "semantic", 99), "layer=99: expected 0 to"),
+        (("encoder", "", "semantic_codebook", 1), "family is None"),
+    ],
+)
+def test_features_that_cannot_be(models, flags, words):
+    kind, config, encoder, layer = flags
+    loaded = importlib.import_module(f"configs.{config}").get_config("smoke") if config else None
+    with pytest.raises(UserError, match=words):
+        features.choose(kind, loaded, getattr(models, encoder, encoder), layer, 25.0)
+
+
+def test_codebook_of_mel_patches_serves_an_encoder(scores, tmp_path):
+    from mgen.semantic import targets
+    from mgen.semantic.config import SemanticConfig, TargetConfig
+
+    config = importlib.import_module("configs.semantic.tiny_muq").get_config("smoke")
+    shape = dataclasses.replace(
+        SMALL, levels=config.targets.codebooks, size=config.targets.codebook_size
+    )
+    out = tmp_path / "mel"
+    features.fit_codebook(features.of_mel(config), scores, out, shape, max_seconds=20.0)
+    assert sorted(path.name for path in out.iterdir()) == [
+        "codebook.safetensors", "manifest.json"
+    ]  # fmt: skip
+    config.targets.codebook = str(out)
+    model = SemanticConfig.from_config(config.model)
+    loaded = targets.load_codebook(model, TargetConfig.from_config(config.targets))
+    np.testing.assert_array_equal(loaded, Codebook.load(out).vectors)
+    errors = Codebook.load(out).about["errors"]
+    assert errors == sorted(errors, reverse=True)
