@@ -5,8 +5,11 @@ of configs/codec/tiny_16khz.py and by a constant-Q transform, 25 Hz.
 
 Two frames of the codec (50 Hz) are one of the trunk. Log-mel takes the place of MERT's waveform
 convolutions, which hear no pitch before days of training.
-Hardware: 2 CPU cores, TIME.
-RESULT `:smoke` takes seconds.
+1.4M parameters.
+Hardware: 2 CPU cores, about 4 steps a second without the rendering (0.45 s of processor time a
+step, 0.23 s more for rendering 16 crops).
+Expected: cross-entropy under the unigram baseline that `mgen evaluate` prints. `:smoke` takes
+seconds.
 """
 
 import ml_collections

@@ -5,8 +5,11 @@
   mgen train --config=semantic/tiny_muq --workdir=out/semantic --config.data.dataset=DATASET \\
     --config.targets.codebook=out/mel_rvq
 
-Hardware: 2 CPU cores, TIME.
-RESULT `:smoke` takes seconds and needs a codebook too.
+1.4M parameters. Targets: 4 residual codebooks of 256.
+Hardware: 2 CPU cores, about 4 steps a second without the rendering (0.45 s of processor time a
+step, 0.23 s more for rendering 16 crops).
+Expected: cross-entropy under the unigram baseline that `mgen evaluate` prints. `:smoke` takes
+seconds and needs a codebook too.
 """
 
 import ml_collections

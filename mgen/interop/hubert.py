@@ -90,7 +90,7 @@ def hubert_params(config: SemanticConfig, state: StateDict) -> Params:
     if isinstance(trunk, TransformerConfig) and trunk.norm_position == "post":
         params["input_norm"] = norm
     else:
-        layers["final_norm"] = {k: 0.9 * v for k, v in norm.items()}
+        layers["final_norm"] = norm
     params["positions"] = positional_conv(config, reader)
     params["trunk"] = arrange(layers, trunk.scan)
     return finish(reader, params)
