@@ -12,7 +12,7 @@ PIP = -m pip install -qq --disable-pip-version-check
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.5
 
-.PHONY: help demo test test-parity test-next lint format bench clean
+.PHONY: help demo demo-tokens test test-parity test-next lint format bench clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,7 +20,10 @@ help:  ## List the targets
 demo: $(VENV)/.extras-demo  ## Prepare, train, generate: out/demo/*.wav and a table, within minutes
 	$(BIN)/mgen demo --out=out/demo
 
-test: $(VENV)/.extras-dev,export  ## Run the tests that need no PyTorch
+demo-tokens: $(VENV)/.extras-demo  ## Train text-music embedding, semantic encoder, k-means: a table
+	$(BIN)/mgen demo_tokens --out=out/demo_tokens
+
+test: $(VENV)/.extras-dev,scale  ## Run the tests that need no PyTorch
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not parity'
 
 test-parity: $(VENV)/.extras-dev,parity  ## Compare with the released PyTorch implementations
@@ -29,17 +32,17 @@ test-parity: $(VENV)/.extras-dev,parity  ## Compare with the released PyTorch im
 test-next: $(NEXT)/.extras-dev  ## Run the tests that need no TensorFlow: Python 3.12, jax 0.11.2
 	$(NEXT)/bin/python -m pytest -n 2 --dist loadfile -m 'not parity and not tf'
 
-lint: $(VENV)/.extras-dev,export  ## Check format, style and types
+lint: $(VENV)/.extras-dev,scale  ## Check format, style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-format: $(VENV)/.extras-dev,export  ## Format, and mend what can be mended
+format: $(VENV)/.extras-dev,scale  ## Format, and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 bench: $(VENV)/.extras-dev,parity  ## Time this code against its peers, side by side
-	$(BIN)/mgen benchmark --suite=codec,lm_decode,inputs
+	$(BIN)/mgen benchmark --suite=codec,lm_decode,inputs,encoders,kmeans,tokenize
 
 clean:  ## Remove environments, caches and outputs
 	rm -rf $(VENV) $(NEXT) .cache out build dist

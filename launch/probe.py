@@ -38,6 +38,8 @@ def main(argv: list[str]) -> None:
 
     if not (_JOINT.value or _SEMANTIC.value):
         raise UserError("nothing to probe; expected --joint, --semantic or both")
+    if _SEMANTIC.value and not _CODEBOOK.value:
+        raise UserError("--semantic: expected its --codebook too")
     options = probe.Options(**{flag.name: flag.value for flag in _OPTIONS})
     held_out = open_records(_DATASET.value, _SPLIT.value)
     rows = {}

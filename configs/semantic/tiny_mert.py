@@ -66,6 +66,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
                 sample_rate=16000,
                 seconds=1.0 if smoke else 4.0,
                 batch_size=2 if smoke else 16,
+                render=dict(instruments="free"),
             ),
             optim=optim.default_config(
                 name="adamw",

@@ -4,9 +4,9 @@
 
 607,563,136 parameters in the encoder: 80 log-mel bins every 10 ms, two convolutions to 25 Hz, 24
 Conformer blocks of 1024 with relative positions. The contrastive half of w2v-BERT's loss is left
-out: masked prediction of random-projection codes alone (Chiu et al. 2022) reaches the same quality.
+out: masked prediction of random-projection codes alone (Chiu et al. 2022).
 MusicLM clusters layer 7 of the upper 12. Batches, masking and schedule as BEST-RQ has them.
-Hardware: a TPU pod slice; 256 crops of 10 s fit 32 chips of 16 GB with fsdp.
+Hardware: a TPU pod slice.
 Expected: no published loss; accuracy well above the unigram share, perplexity in the thousands.
 `:smoke` takes seconds on a CPU.
 """

@@ -16,6 +16,7 @@ import numpy as np
 
 from mgen.audio import cqt as constant_q
 from mgen.errors import UserError
+from mgen.nn import cluster
 from mgen.semantic.config import SemanticConfig, TargetConfig
 from mgen.semantic.frontend import log_mel
 from mgen.semantic.model import unit
@@ -116,15 +117,8 @@ def residual_codes(
     codebook: Float[Array, "K V W"], x: Float[Array, "B F W"]
 ) -> Int[Array, "B F K"]:
     """Nearest neighbours level by level, each in what the levels before leave."""
-
-    def level(residual: Array, vectors: Array) -> tuple[Array, Array]:
-        products = jnp.matmul(residual, vectors.T, precision=jax.lax.Precision.HIGHEST)
-        distance = jnp.sum(jnp.square(vectors), axis=-1)[None] - 2.0 * products
-        index = jnp.argmin(distance, axis=-1).astype(jnp.int32)
-        return residual - vectors[index], index
-
-    _, index = jax.lax.scan(level, x.reshape(-1, x.shape[-1]), codebook)
-    return index.T.reshape(*x.shape[:2], -1)
+    codes, _ = cluster.residual_codes(x.reshape(-1, x.shape[-1]), codebook)
+    return codes.reshape(*x.shape[:2], -1)
 
 
 def cqt(
