@@ -4,9 +4,12 @@ responses.
 Every function here is a pure function of its arguments; results are kept per process.
 """
 
+import collections
 import functools
 import importlib.util
+import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -67,14 +70,43 @@ def note(font: str, sample_rate: int, program: int, pitch: int, length: int) -> 
     size = int(SHORTEST_NOTE * sample_rate)
     while size < length:
         size *= 2
-    return _kept_note(font, sample_rate, program, pitch, size)
+    return _KEPT.get((font, sample_rate, program, pitch, size))
 
 
-@functools.lru_cache(maxsize=2048)
-def _kept_note(font: str, sample_rate: int, program: int, pitch: int, length: int) -> np.ndarray:
-    wave = _waveform(font, sample_rate, program, pitch, length)
-    wave.flags.writeable = False
-    return wave
+class NoteCache:
+    """Waveforms by the arguments of `_waveform`, at most `size` bytes of them: the least recently
+    used go first. Safe in threads."""
+
+    def __init__(self, size: int):
+        self.size, self.bytes = size, 0
+        self._waves: collections.OrderedDict[tuple[Any, ...], np.ndarray] = (
+            collections.OrderedDict()
+        )
+        self._lock = threading.Lock()
+
+    def get(self, key: tuple[str, int, int, int, int]) -> np.ndarray:
+        with self._lock:
+            if key in self._waves:
+                self._waves.move_to_end(key)
+                return self._waves[key]
+        wave = _waveform(*key)
+        wave.flags.writeable = False
+        with self._lock:
+            if key not in self._waves:
+                self._waves[key] = wave
+                self.bytes += wave.nbytes
+            while self.bytes > self.size and len(self._waves) > 1:
+                self.bytes -= self._waves.popitem(last=False)[1].nbytes
+            return wave
+
+    def clear(self) -> None:
+        with self._lock:
+            self._waves.clear()
+            self.bytes = 0
+
+
+# All notes of all instruments at 16 kHz take some 400 MB.
+_KEPT = NoteCache(512 << 20)
 
 
 @functools.lru_cache(maxsize=256)

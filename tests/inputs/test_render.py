@@ -111,13 +111,24 @@ def test_rendering_is_a_pure_function_of_its_arguments(make_score: Any) -> None:
 
     first = run()
     render.render(make_score(5), start=0, duration=8, seed=1, config=VARIED)
-    synth._kept_note.cache_clear()
+    synth._KEPT.clear()
     synth.room_spectra.cache_clear()
     again = run()
     for name, value in vars(first).items():
         assert np.array_equal(value, getattr(again, name)), name
     other = render.render(make_score(4), start=2.5, duration=1.5, seed=8, config=VARIED)
     assert not np.array_equal(first.mix, other.mix)
+
+
+def test_kept_notes_stay_within_their_bytes() -> None:
+    cache, size = synth.NoteCache(3 * 4 * 8000), 8000
+    keys = [("", 16000, 0, pitch, size) for pitch in (60, 61, 62, 63)]
+    waves = [cache.get(key) for key in keys[:3]]
+    assert cache.get(keys[0]) is waves[0] and cache.bytes == 3 * 4 * size
+    cache.get(keys[3])  # the least recently used, 61, makes room
+    assert cache.bytes == 3 * 4 * size
+    assert cache.get(keys[0]) is waves[0] and cache.get(keys[1]) is not waves[1]
+    assert not waves[0].flags.writeable
 
 
 def test_the_gain_keeps_the_whole_piece_within_range(make_score: Any) -> None:
