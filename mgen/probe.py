@@ -20,6 +20,7 @@ from mgen.kmeans import Codebook, KMeansConfig, fit_array
 from mgen.metrics import probes, retrieval
 from mgen.progress import track
 from mgen.semantic.sample import FrozenSemantic
+from mgen.typing import Float
 
 RATE = 25.0  # Hz of semantic tokens and of the labels
 MEL_BANDS = 128
@@ -133,50 +134,84 @@ def semantic_report(
 ) -> dict[str, tuple[float, float]]:
     """Name -> (value of the encoder, value of log-mel): information in tokens, linear probes.
 
-    The layer is the codebook's. The baseline's tokens are k-means of as many centres, fitted on the
-    log-mel frames of the clips that the probes are trained on.
+    Tokens are of the codebook's layer; those of the baseline are k-means of as many centres, fitted
+    on the log-mel frames of the clips that the probes are trained on. Probes see the states of all
+    layers side by side (Yang et al. 2021, "SUPERB", weighs them), the baseline's the log-mel frame.
+    The key is asked of a clip's mean, the chord of frames, the instrument of frames of solos.
     """
     rate, layer = model.config.sample_rate, codebook.about["layer"]
+    layers = range(model.config.layers + 1)
+
+    def states(clip: Clip) -> np.ndarray:
+        return np.stack([model.features_long(clip.audio, n, RATE) for n in layers], axis=1)
+
+    def spectrum(clip: Clip) -> np.ndarray:
+        return log_mel(clip.audio, rate)[:, None]
+
     known = _clips(train, options.train_clips, options, rate)
     asked = _clips(held_out, options.clips, options, rate)
-    extract: dict[str, Callable[[Clip], np.ndarray]] = {
-        "encoder": lambda clip: model.features_long(clip.audio, layer, RATE),
-        "log_mel": lambda clip: log_mel(clip.audio, rate),
-    }
+    solos = [
+        _clips(source, count, options, rate, solo=True)
+        for source, count in ((train, options.train_clips), (held_out, options.clips))
+    ]
     rows: dict[str, dict[str, float]] = {}
-    for name, features in extract.items():
-        x, y = (
-            np.stack([features(clip) for clip in track(clips, f"{name} frames", unit="clips")])
-            for clips in (known, asked)
+    for name, extract, chosen in (("encoder", states, layer), ("log_mel", spectrum, 0)):
+        x, y, *alone = (
+            _features(extract, clips, f"{name} frames") for clips in (known, asked, *solos)
         )
         book = codebook
         if name == "log_mel":
             settings = KMeansConfig(size=codebook.vectors.shape[1])
-            book = fit_array(x.reshape(-1, x.shape[-1]), settings, seed=options.seed)
-        tokens = np.asarray(book.encode(y.reshape(-1, y.shape[-1])))[:, 0]
-        rows[name] = _judge(x, known, y, asked, tokens)
+            book = fit_array(x[:, :, chosen].reshape(-1, x.shape[-1]), settings, options.seed)
+        tokens = np.asarray(book.encode(y[:, :, chosen].reshape(-1, y.shape[-1])))[:, 0]
+        rows[name] = _information(tokens, asked, y.shape[1])
+        rows[name] |= _probes(_flat(x), known, _flat(y), asked)
+        rows[name]["instrument probe"] = _probe(
+            "instrument", _flat(alone[0]), solos[0], _flat(alone[1]), solos[1]
+        )
     return {name: (rows["encoder"][name], rows["log_mel"][name]) for name in rows["encoder"]}
 
 
-def _judge(
-    x: np.ndarray, known: Sequence[Clip], y: np.ndarray, asked: Sequence[Clip], tokens: np.ndarray
+def _features(
+    extract: Callable[[Clip], np.ndarray], clips: Sequence[Clip], name: str
+) -> Float[np.ndarray, "N F L D"]:
+    return np.stack([extract(clip) for clip in track(clips, name, unit="clips")])
+
+
+def _flat(features: Float[np.ndarray, "N F L D"]) -> Float[np.ndarray, "N F E"]:
+    return features.reshape(*features.shape[:2], -1)
+
+
+def _information(tokens: np.ndarray, clips: Sequence[Clip], frames: int) -> dict[str, float]:
+    labels = {name: [getattr(clip, name)[:frames] for clip in clips] for name in TARGETS}
+    return {
+        f"{name} information": probes.mutual_information(tokens, np.concatenate(found))
+        for name, found in labels.items()
+    }
+
+
+def _probes(
+    x: np.ndarray, known: Sequence[Clip], y: np.ndarray, asked: Sequence[Clip]
 ) -> dict[str, float]:
-    frames = y.shape[1]
-    row = {}
-    for target in TARGETS:
-        a, b = (np.stack([getattr(clip, target)[:frames] for clip in c]) for c in (known, asked))
-        row[f"{target} information"] = probes.mutual_information(tokens, b.reshape(-1))
-        if target != "beat":
-            row[f"{target} probe"] = probes.linear_probe(
-                *_flat(x, a, TRAIN_STRIDE), *_flat(y, b, TEST_STRIDE)
-            )
     keys = [np.array([clip.key for clip in clips]) for clips in (known, asked)]
-    row["key probe"] = probes.linear_probe(x.mean(1), keys[0], y.mean(1), keys[1])
-    return row
+    return {
+        "key probe": probes.linear_probe(x.mean(1), keys[0], y.mean(1), keys[1]),
+        "chord probe": _probe("chord", x, known, y, asked),
+    }
 
 
-def _flat(x: np.ndarray, y: np.ndarray, stride: int) -> tuple[np.ndarray, np.ndarray]:
-    return x[:, ::stride].reshape(-1, x.shape[-1]), y[:, ::stride].reshape(-1)
+def _probe(
+    target: str, x: np.ndarray, known: Sequence[Clip], y: np.ndarray, asked: Sequence[Clip]
+) -> float:
+    """Accuracy on frames, features [N, F, E]."""
+    pairs = []
+    for features, clips, stride in ((x, known, TRAIN_STRIDE), (y, asked, TEST_STRIDE)):
+        labels = np.stack([getattr(clip, target)[: features.shape[1]] for clip in clips])
+        pairs += [
+            features[:, ::stride].reshape(-1, features.shape[-1]),
+            labels[:, ::stride].ravel(),
+        ]
+    return probes.linear_probe(*pairs)
 
 
 def log_mel(audio: np.ndarray, sample_rate: int) -> np.ndarray:

@@ -31,19 +31,20 @@ def tokens(work: Path, smoke: bool) -> Iterator[Command]:
         return ["train", config, f"--workdir={work / name}", f"--config.data.{given[2:]}", *fields]
 
     def codebook(name: str, size: int, *fields: str) -> Command:
-        return ["fit_codebook", given, f"--out={work / name}", f"--size={size}", *fields]
+        flags = [f"--out={work / name}", f"--size={size}", "--max_seconds=30"]
+        return ["fit_codebook", given, *flags, *fields]
 
     yield train("codec/tiny_16khz", "codec")
     yield train("joint/tiny_mulan", "joint", f"--config.data.vocabulary={vocabulary}")
     codes = 8 if smoke else 256
     yield codebook("joint_codebook", codes, f"--encoder={work / 'joint'}", "--levels=12")
     mel = ("--features=mel", f"--config=semantic/tiny_muq{size}")
-    yield codebook("mel_rvq", 16 if smoke else 256, *mel, f"--levels={2 if smoke else 4}")
+    yield codebook("mel_rvq", 16 if smoke else 256, *mel, f"--levels={2 if smoke else 8}")
     yield train("semantic/tiny_muq", "semantic", f"--config.targets.codebook={work / 'mel_rvq'}")
-    yield codebook("semantic_codebook", codes, f"--encoder={work / 'semantic'}", "--layer=2")
+    yield codebook("semantic_codebook", codes, f"--encoder={work / 'semantic'}", "--layer=1")
     models = ("codec", "joint", "joint_codebook", "semantic", "semantic_codebook")
     folders = [f"--{name}={work / name}" for name in models]
-    yield ["tokenize", given, *folders, f"--out={work / 'all_tokens'}"]
+    yield ["tokenize", given, *folders, f"--out={work / 'all_tokens'}", "--max_seconds=30"]
     few = ["--clips=8", "--train_clips=8", "--seconds=2"] if smoke else []
     encoders = [f"--joint={work / 'joint'}", f"--semantic={work / 'semantic'}"]
     encoders.append(f"--codebook={work / 'semantic_codebook'}")

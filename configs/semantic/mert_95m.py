@@ -85,7 +85,7 @@ def get_config(
                 noise_mix=0.5,
                 noise_snr=(-5.0, 5.0),
             ),
-            loss=dict(cqt=1.0),
+            loss=dict(cqt=1.0, visible=0.0),
             data=pipeline.default_config(
                 view="audio_codes",
                 sample_rate=24000,

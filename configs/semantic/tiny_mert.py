@@ -60,7 +60,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
             masking=dict(
                 probability=0.4, span=0.4, fill="embedding", noise_mix=0.0, noise_snr=(-5.0, 5.0)
             ),
-            loss=dict(cqt=4.0),
+            loss=dict(cqt=4.0, visible=0.0),
             data=pipeline.default_config(
                 view="audio_codes",
                 sample_rate=16000,

@@ -1,15 +1,15 @@
 """A MuQ-like encoder that trains in minutes on a laptop: Conformer, mel-RVQ targets, 25 Hz.
 
   mgen fit_codebook --features=mel --config=semantic/tiny_muq --dataset=DATASET --out=out/mel_rvq \\
-    --levels=4 --size=256
+    --levels=8 --size=256
   mgen train --config=semantic/tiny_muq --workdir=out/semantic --config.data.dataset=DATASET \\
     --config.targets.codebook=out/mel_rvq
 
-1.4M parameters. Targets: 4 residual codebooks of 256.
-Hardware: 2 CPU cores, about 4 steps a second without the rendering (0.45 s of processor time a
-step, 0.23 s more for rendering 16 crops).
-Expected: cross-entropy under the unigram baseline that `mgen evaluate` prints. `:smoke` takes
-seconds and needs a codebook too.
+1.4M parameters. Targets: 8 residual codebooks of 256, and MERT's constant-Q spectrum; visible frames
+count too, or the upper layers forget what sounds at the moment (beats, timbre).
+Hardware: 2 CPU cores, 6 minutes (2.8 steps a second, one worker renders).
+Expected: see the table of `make demo-tokens` in BENCHMARKS.md. `:smoke` takes seconds and needs a
+codebook too.
 """
 
 import ml_collections
@@ -23,14 +23,14 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     smoke = variants.check(arg) == "smoke"
     # Windows of 128 ms tell semitones apart from 200 Hz; mean and deviation are those of the
     # rendered scores.
-    mel = dict(n_fft=2048, hop=320, n_mels=16 if smoke else 128, mean=-5.4, std=3.3)
+    mel = dict(n_fft=2048, hop=640, n_mels=16 if smoke else 128, mean=-5.4, std=3.3)
     config = ml_collections.ConfigDict(
         dict(
             family="semantic",
             seed=0,
             model=dict(
                 sample_rate=16000,
-                front=dict(kind="mel", mel=mel, stack=2),
+                front=dict(kind="mel", mel=mel, stack=1),
                 trunk=dict(
                     kind="conformer",
                     dim=32 if smoke else 128,
@@ -45,21 +45,27 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
             ),
             targets=dict(
                 kind="mel_rvq",
-                codebooks=2 if smoke else 4,
+                codebooks=2 if smoke else 8,
                 codebook_size=16 if smoke else 256,
                 codebook="",
                 mel=mel,
+                # From C2, as configs/semantic/tiny_mert.py has it.
+                cqt_bins=12 if smoke else 72,
+                cqt_bins_per_octave=12,
+                cqt_fmin=440.0 if smoke else 65.41,
+                cqt_gain=10.0,
             ),
             masking=dict(
-                probability=0.5, span=0.4, fill="noise", noise_mix=0.0, noise_snr=(-5.0, 5.0)
+                probability=0.4, span=0.4, fill="noise", noise_mix=0.0, noise_snr=(-5.0, 5.0)
             ),
-            loss=dict(cqt=0.0),
+            loss=dict(cqt=4.0, visible=1.0),
             data=pipeline.default_config(
                 source="mix",
                 sample_rate=16000,
                 seconds=1.0 if smoke else 4.0,
                 batch_size=2 if smoke else 16,
                 render=dict(instruments="free"),
+                workers=0 if smoke else 1,
             ),
             optim=optim.default_config(
                 name="adamw",
@@ -72,7 +78,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
                 clip=1.0,
             ),
             train=loop.default_config(
-                steps=4 if smoke else 1500,
+                steps=4 if smoke else 1000,
                 eval_every=4 if smoke else 500,
                 eval_batches=1 if smoke else 4,
                 save_every=4 if smoke else 250,

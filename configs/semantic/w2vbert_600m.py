@@ -53,7 +53,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
             masking=dict(
                 probability=0.33, span=0.4, fill="noise", noise_mix=0.0, noise_snr=(-5.0, 5.0)
             ),
-            loss=dict(cqt=0.0),
+            loss=dict(cqt=0.0, visible=0.0),
             data=pipeline.default_config(
                 sample_rate=16000,
                 seconds=1.0 if smoke else 10.0,

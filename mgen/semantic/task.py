@@ -35,6 +35,8 @@ class Task(task.Task):
       masking: probability and span (s) of hidden frames, fill ("embedding" or "noise"), noise_mix
         (probability of music of another example over one), noise_snr (dB, low and high).
       loss.cqt: weight of the constant-Q regression beside the cross-entropy.
+      loss.visible: weight of both on the frames that are not hidden (HuBERT, equation 2: (1 -
+        alpha) / alpha); 0 is none. With it upper layers also keep what sounds at the moment.
       codec (targets of kind "codes"): codebooks, codebook_size, frame_rate (Hz), sample_rate (Hz)
         of the codec that made the tokens.
     """
@@ -160,7 +162,8 @@ class Task(task.Task):
         # A codec may give a frame less than the trunk.
         frames = min(frames, codes.shape[1])
         mask = mask[:, :frames]
-        nats, hits = semantic_loss.cross_entropy(logits[:, :frames], codes, mask)
+        logits, visible = logits[:, :frames], self.config.loss.visible
+        nats, hits = semantic_loss.cross_entropy(logits, codes, mask)
         perplexity = semantic_loss.perplexity(codes, wanted.codebook_size)
         objective = jnp.mean(nats)
         metrics = {
@@ -171,10 +174,18 @@ class Task(task.Task):
             "target_perplexity_min": jnp.min(perplexity),
         }
         metrics |= {f"accuracy_{k}": value for k, value in enumerate(hits)}
+        if visible:
+            seen_nats, _ = semantic_loss.cross_entropy(logits, codes, ~mask)
+            objective = objective + visible * jnp.mean(seen_nats)
+            metrics["cross_entropy_visible"] = jnp.mean(seen_nats)
         if prediction is not None:
             target = targets.cqt(config, wanted, audio)[:, :frames]
-            error, spread = semantic_loss.regression(prediction[:, :frames], target, mask)
+            prediction = prediction[:, :frames]
+            error, spread = semantic_loss.regression(prediction, target, mask)
             objective = objective + self.config.loss.cqt * error
+            if visible:
+                seen, _ = semantic_loss.regression(prediction, target, ~mask)
+                objective = objective + visible * self.config.loss.cqt * seen
             metrics |= {"cqt_error": error, "cqt_explained": 1 - error / (spread + 1e-9)}
         return objective, (metrics, variables)
 
