@@ -35,6 +35,8 @@ SECONDS = 4.0
 def untrained(name, workdir, seed=0):
     """A workdir as `mgen train` leaves it after no step."""
     config = importlib.import_module(f"configs.{CONFIGS[name]}").get_config("smoke")
+    # Together, the first model's `render` decides: all play alike, to be compared alone.
+    config.data.render.instruments = "role"
     task = checkpoint.make_task(config)
     state = jax.jit(task.init)(jax.random.key(seed))
     # Files that a task copies into its workdir (a vocabulary) are not needed here.

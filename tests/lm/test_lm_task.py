@@ -84,7 +84,7 @@ def test_baseline_is_the_unigram_loss():
 
 def test_manifest_names_the_codec():
     task = Task(config_of("tiny"))
-    assert task.requires() == task.manifest()
+    assert task.requires() == {"streams": {"acoustic": task.manifest()}}
     assert set(task.manifest()) == {"codebooks", "codebook_size", "frame_rate", "sample_rate"}
     assert task.frames == task.config.data.seconds * task.config.codec.frame_rate
 
