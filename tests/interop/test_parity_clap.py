@@ -123,12 +123,12 @@ def test_htsat(audio_pair):
 
 def embed_mel(model, mel, unit):
     """What `JointModel.embed_audio` does behind its front end, which has a test of its own."""
-    vector = model.audio_projection(model.audio_tower(mel).pooled)
+    vector = model.audio_projection(model.audio_tower(mel).pooled, False)
     return normalise(vector) if unit else vector
 
 
 def embed_text(model, ids, mask, unit):
-    vector = model.text_projection(model.text_tower(ids, mask).pooled)
+    vector = model.text_projection(model.text_tower(ids, mask).pooled, False)
     return normalise(vector) if unit else vector
 
 
