@@ -1,6 +1,7 @@
 """MERT 330M (Li et al. 2023): HuBERT large, 24 pre-norm blocks of 1024; 315,438,720 parameters.
 
-  mgen train --config=semantic/mert_330m --workdir=out/mert --config.data.dataset=TOKENS
+  mgen train --config=semantic/mert_330m --workdir=out/mert --config.data.dataset=TOKENS \\
+    --config.data.audio=DATASET
 
 Batches of 5.5 h. Hardware: 64 GPUs in the paper. Everything else as configs/semantic/mert_95m.py.
 """

@@ -1,6 +1,7 @@
 """MERT 95M (Li et al. 2023): HuBERT base on 24 kHz waveforms, told by codec codes and a CQT.
 
-  mgen train --config=semantic/mert_95m --workdir=out/mert --config.data.dataset=TOKENS
+  mgen train --config=semantic/mert_95m --workdir=out/mert --config.data.dataset=TOKENS \\
+    --config.data.audio=DATASET
 
 94,371,712 parameters in the encoder: seven convolutions to 75 Hz, 12 post-norm blocks of 768.
 Targets: the 8 codebooks of configs/codec/encodec_24khz.py as `mgen tokenize` writes them, and 336

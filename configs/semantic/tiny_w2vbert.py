@@ -3,8 +3,7 @@
   mgen train --config=semantic/tiny_w2vbert --workdir=out/semantic --config.data.dataset=PATH
 
 1.6M parameters. Targets: 4 codebooks of 512, perplexity 130 and more in a batch.
-Hardware: 2 CPU cores, about 4 steps a second without the rendering (0.45 s of processor time a
-step, 0.23 s more for rendering 16 crops).
+Hardware: 2 CPU cores, 0.45 s of processor time a step, 0.23 s more for rendering 16 crops.
 Expected: cross-entropy under the unigram baseline that `mgen evaluate` prints. `:smoke` takes
 seconds.
 """

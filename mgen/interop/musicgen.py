@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mgen.errors import UserError
+from mgen.interop.transformer_weights import activation
 from mgen.lm.model import LMConfig, stack_layers
 from mgen.typing import Params
 
@@ -18,8 +19,6 @@ _NORMS = {
 }
 _ATTENTIONS = {"self_attn": "attention", "encoder_attn": "cross_attention"}
 _PROJECTIONS = {"q_proj": "query", "k_proj": "key", "v_proj": "value"}
-# transformers writes activations by other names.
-_ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "relu": "relu", "silu": "silu"}
 
 
 def lm_config(decoder: Any, condition_width: int | None = None, **overrides: Any) -> LMConfig:
@@ -34,11 +33,6 @@ def lm_config(decoder: Any, condition_width: int | None = None, **overrides: Any
     Raises:
       UserError: an activation or a number of channels that the family does not have.
     """
-    if decoder.activation_function not in _ACTIVATIONS:
-        raise UserError(
-            f"activation_function is {decoder.activation_function!r}, "
-            f"expected one of {sorted(_ACTIVATIONS)}"
-        )
     streams = decoder.num_codebooks
     # Stereo checkpoints interleave left and right codebooks and delay each pair together.
     delays = tuple(k // decoder.audio_channels for k in range(streams))
@@ -51,7 +45,7 @@ def lm_config(decoder: Any, condition_width: int | None = None, **overrides: Any
         heads=decoder.num_attention_heads,
         layers=decoder.num_hidden_layers,
         ff=decoder.ffn_dim,
-        activation=_ACTIVATIONS[decoder.activation_function],
+        activation=activation(decoder.activation_function, "activation_function"),
         condition_width=condition_width or decoder.hidden_size,
         dropout=float(decoder.dropout),
         **overrides,
