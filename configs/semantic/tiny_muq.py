@@ -14,76 +14,37 @@ codebook too.
 
 import ml_collections
 
-from mgen.configs import variants
-from mgen.inputs import pipeline
-from mgen.train import loop, optim
+from mgen.configs import semantic_base, variants
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     smoke = variants.check(arg) == "smoke"
-    # Windows of 128 ms tell semitones apart from 200 Hz; mean and deviation are those of the
-    # rendered scores.
-    mel = dict(n_fft=2048, hop=640, n_mels=16 if smoke else 128, mean=-5.4, std=3.3)
-    config = ml_collections.ConfigDict(
-        dict(
-            family="semantic",
-            seed=0,
-            model=dict(
-                sample_rate=16000,
-                front=dict(kind="mel", mel=mel, stack=1),
-                trunk=dict(
-                    kind="conformer",
-                    dim=32 if smoke else 128,
-                    heads=2 if smoke else 4,
-                    layers=2 if smoke else 4,
-                    ff=64 if smoke else 384,
-                    positions="rotary",
-                    kernel_size=7,
-                    final_norm=True,
-                    scan=False,
-                ),
+    mel = semantic_base.mel(smoke, hop=640)
+    return semantic_base.tiny(
+        arg,
+        model=dict(
+            front=dict(kind="mel", mel=mel, stack=1),
+            trunk=dict(
+                kind="conformer",
+                dim=32 if smoke else 128,
+                heads=2 if smoke else 4,
+                layers=2 if smoke else 4,
+                ff=64 if smoke else 384,
+                positions="rotary",
+                kernel_size=7,
+                final_norm=True,
+                scan=False,
             ),
-            targets=dict(
-                kind="mel_rvq",
-                codebooks=2 if smoke else 8,
-                codebook_size=16 if smoke else 256,
-                codebook="",
-                mel=mel,
-                # From C2, as configs/semantic/tiny_mert.py has it.
-                cqt_bins=12 if smoke else 72,
-                cqt_bins_per_octave=12,
-                cqt_fmin=440.0 if smoke else 65.41,
-                cqt_gain=10.0,
-            ),
-            masking=dict(
-                probability=0.4, span=0.4, fill="noise", noise_mix=0.0, noise_snr=(-5.0, 5.0)
-            ),
-            loss=dict(cqt=4.0, visible=1.0),
-            data=pipeline.default_config(
-                source="mix",
-                sample_rate=16000,
-                seconds=1.0 if smoke else 4.0,
-                batch_size=2 if smoke else 16,
-                render=dict(instruments="free"),
-                workers=0 if smoke else 1,
-            ),
-            optim=optim.default_config(
-                name="adamw",
-                learning_rate=1.5e-3,
-                b2=0.98,
-                weight_decay=0.01,
-                schedule="cosine",
-                warmup=2 if smoke else 100,
-                end_factor=0.05,
-                clip=1.0,
-            ),
-            train=loop.default_config(
-                steps=4 if smoke else 1000,
-                eval_every=4 if smoke else 500,
-                eval_batches=1 if smoke else 4,
-                save_every=4 if smoke else 250,
-                log_every=2 if smoke else 50,
-            ),
-        )
+        ),
+        targets=dict(
+            kind="mel_rvq",
+            codebooks=2 if smoke else 8,
+            codebook_size=16 if smoke else 256,
+            codebook="",
+            mel=mel,
+            **(semantic_base.SMOKE_CQT if smoke else semantic_base.CQT),
+        ),
+        loss=dict(cqt=4.0, visible=1.0),
+        data=dict(source="mix", workers=0 if smoke else 1),
+        steps=1000,
     )
-    return variants.finish(config, arg)
