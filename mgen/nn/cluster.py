@@ -38,7 +38,7 @@ def _nearest_cpu(x: Array, codebook: Array) -> tuple[Array, Array]:
     |e|^2 is one more column of the product: what comes out of it are the distances themselves, so
     that both minima see the same bits.
     """
-    rows = jnp.concatenate([x, jnp.ones((len(x), 1), x.dtype)], axis=1)
+    rows = jnp.concatenate([x, jnp.ones((x.shape[0], 1), x.dtype)], axis=1)
     squares = jnp.sum(jnp.square(codebook), axis=-1, keepdims=True)
     columns = jnp.concatenate([-2.0 * codebook, squares], axis=1)
     distances = jnp.matmul(rows, columns.T, precision=jax.lax.Precision.HIGHEST)

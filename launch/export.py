@@ -1,0 +1,58 @@
+"""Trained models as programs for others: a TensorFlow SavedModel, and jax.export for any platform.
+
+mgen export --codec=out/codec --joint=out/joint --lm=out/lm --out=out/export
+mgen export --codec=out/codec --out=out/export --formats=jax_export --platforms=cpu,tpu
+
+Functions: encode and decode of the codec, embed_audio and embed_text of the joint embedding,
+generate of the language model. `mgen.export.artefact.load` reads the second format back.
+"""
+
+import sys
+
+if __name__ == "__main__":
+    sys.path.pop(0)  # launch/tokenize.py must not shadow the standard library's tokenize
+
+from absl import flags
+
+from mgen import cli
+
+_CODEC = flags.DEFINE_string("codec", None, "Workdir of a trained codec.", required=True)
+_JOINT = flags.DEFINE_string("joint", "", "Workdir of a joint embedding.")
+_LM = flags.DEFINE_string("lm", "", "Workdir of a language model of that codec's tokens.")
+_OUT = flags.DEFINE_string("out", None, "Folder; an export there is replaced.", required=True)
+_SECONDS = flags.DEFINE_float(
+    "seconds", 6.0, "Of generate, and of encode and decode where a codec needs it.", 0.1, 600.0
+)
+_FORMATS = flags.DEFINE_list("formats", "saved_model,jax_export", "What to write.")
+_PLATFORMS = flags.DEFINE_list("platforms", "cpu,cuda,tpu", "Lower for these.")
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    from mgen import chain
+    from mgen.export import artefact, signatures
+    from mgen.inputs import attributes
+    from mgen.joint.config import VOCABULARY
+    from mgen.lm.sample import SamplingConfig
+
+    formats, platforms = tuple(_FORMATS.value), tuple(_PLATFORMS.value)
+    job = artefact.Job(out=_OUT.value, formats=formats, platforms=platforms)
+    codec, trained = chain.load_codec(_CODEC.value)
+    models = [signatures.of_codec(codec, trained.fingerprint, _SECONDS.value)]
+    files = {}
+    if _JOINT.value:
+        joint, trained = chain.load_joint(_JOINT.value)
+        models.append(signatures.of_joint(joint, trained.fingerprint))
+        if (trained.workdir / VOCABULARY).is_file():
+            files[VOCABULARY] = trained.workdir / VOCABULARY
+    if _LM.value:
+        made = chain.load(_LM.value, _CODEC.value)
+        frames = max(1, round(_SECONDS.value * codec.config.frame_rate))
+        how, fingerprint = SamplingConfig(), made.about["lm"]
+        models.append(signatures.of_lm(made.lm, fingerprint, frames, how, attributes.NAMES))
+    print(artefact.report(artefact.write(job, models, files)))
+    print(f"{_OUT.value}: {', '.join(job.formats)}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,156 @@
+"""Tiny untrained models, and one export of all of them."""
+
+import importlib
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+
+from mgen.codec.sample import FrozenCodec
+from mgen.export import artefact, signatures
+from mgen.joint.sample import FrozenJoint
+from mgen.lm.model import LMConfig
+from mgen.lm.sample import FrozenLM, SamplingConfig
+from mgen.train import checkpoint
+
+FRAMES, TOP_K = 12, 100  # of `generate`
+
+
+def make_untrained(name):
+    """Task and fresh state of a shipped config's smoke size."""
+    task = checkpoint.make_task(importlib.import_module(f"configs.{name}").get_config("smoke"))
+    return task, jax.jit(task.init)(jax.random.key(0))
+
+
+def frozen(name, cls):
+    task, state = make_untrained(name)
+    return cls.from_trained(task.config, task.generator_params(state), state.variables)
+
+
+@pytest.fixture(scope="session")
+def untrained():
+    return make_untrained
+
+
+@pytest.fixture(scope="session")
+def mgen():
+    """`mgen <args>` in a process of its own."""
+
+    def run(*args, check=True):
+        command = [sys.executable, "-m", "mgen.cli", *map(str, args)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert not check or done.returncode == 0, done.stderr
+        return done
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def codec():
+    return frozen("codec.tiny_16khz", FrozenCodec)
+
+
+@pytest.fixture(scope="session")
+def joint():
+    return frozen("joint.tiny_mulan", FrozenJoint)
+
+
+@pytest.fixture(scope="session")
+def lm():
+    task, state = make_untrained("lm.tiny")
+    shape = {name: task.config.codec[name] for name in ("codebook_size",)}
+    shape["num_codebooks"] = task.config.codec.codebooks
+    config = LMConfig.from_config(task.config.model, **shape)
+    return FrozenLM.from_trained(config, task.generator_params(state))
+
+
+@pytest.fixture(scope="session")
+def models(codec, joint, lm):
+    return [
+        signatures.of_codec(codec, "c" * 64, 1.0),
+        signatures.of_joint(joint, "j" * 64),
+        signatures.of_lm(lm, "l" * 64, FRAMES, SamplingConfig(top_k=TOP_K), {"mode": ["unknown"]}),
+    ]
+
+
+@pytest.fixture(scope="session")
+def exported(models, tmp_path_factory):
+    """Folder with the `jax_export` format of all models."""
+    out = tmp_path_factory.mktemp("exported") / "programs"
+    artefact.write(artefact.Job(out=out, formats=("jax_export",)), models)
+    return out
+
+
+def make_inputs(codec, joint, lm, batch):
+    """Inputs of every signature, {"encode": {"audio": ...}}; lengths depend on the batch."""
+    rng = np.random.default_rng(batch)
+    c, j = codec.config, joint.config
+    frames = 4 + 3 * batch
+
+    def audio(samples, channels):
+        return 0.1 * rng.standard_normal((batch, samples, channels), np.float32)
+
+    ids = rng.integers(0, j.text.vocab_size, (batch, j.text_length), np.int32)
+    tokens = rng.integers(1, j.text_length, (batch, 1))
+    attributes = [rng.integers(0, size, batch, np.int32) for size in lm.config.attribute_sizes]
+    codes = rng.integers(0, c.codebook_size, (batch, frames, c.num_codebooks), np.int32)
+    return {
+        "encode": {"audio": audio(frames * c.hop, c.channels)},
+        "decode": {"codes": codes},
+        "embed_audio": {"audio": audio(j.samples, j.channels)},
+        "embed_text": {"ids": ids, "mask": np.arange(j.text_length)[None] < tokens},
+        "generate": {
+            "seed": np.arange(batch, dtype=np.int32) + batch,
+            "attributes": np.stack(attributes, axis=1),
+            "temperature": np.float32(0.9),
+            "guidance": np.float32(1 + batch),
+        },
+    }
+
+
+@pytest.fixture(scope="session")
+def cases(codec, joint, lm):
+    """Inputs and what the models themselves give for them, for two batch sizes."""
+
+    def windows(audio):
+        return np.stack([joint.window_embeddings(clip)[0] for clip in audio])
+
+    def generated(seed, attributes, temperature, guidance):
+        sampling = SamplingConfig(
+            temperature=float(temperature), guidance=float(guidance), top_k=TOP_K
+        )
+        return lm.generate(frames=FRAMES, seeds=seed, attributes=attributes, sampling=sampling)
+
+    def case(batch):
+        inputs = make_inputs(codec, joint, lm, batch)
+        outputs = {
+            "encode": {"codes": codec.encode(**inputs["encode"])},
+            "decode": {"audio": codec.decode(**inputs["decode"])},
+            "embed_audio": {"embedding": windows(**inputs["embed_audio"])},
+            "embed_text": {"embedding": joint.embed_text(**inputs["embed_text"])},
+            "generate": {"codes": generated(**inputs["generate"])},
+        }
+        return SimpleNamespace(inputs=inputs, outputs=jax.tree.map(np.asarray, outputs))
+
+    return [case(1), case(3)]
+
+
+@pytest.fixture(scope="session")
+def equal():
+    """Asserts that what was found is what was expected."""
+    return assert_equal
+
+
+def assert_equal(found, expected):
+    """Codes are identical: a program of another compiler rounds otherwise by 1e-6, and two codes of
+    random weights lie further apart than that. Floats within 1e-4."""
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert found[name].dtype == value.dtype
+        if value.dtype == np.int32:
+            np.testing.assert_array_equal(found[name], value)
+        else:
+            np.testing.assert_allclose(found[name], value, rtol=0, atol=1e-4)
