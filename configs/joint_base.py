@@ -72,6 +72,16 @@ TINY_TEXT: dict[str, Any] = dict(
     dropout=0.1,
     scan=False,
 )
+# Pairs of renditions: 4 s as MusicLM's melodies, played by any instruments at any level.
+MELODY_PAIRS: dict[str, Any] = dict(
+    view="audio_pair",
+    sample_rate=16000,
+    seconds=4.0,
+    stem_dropout=0.3,
+    # A melody alone is quieter than its mix, and both than most recordings.
+    gain_db=(-6.0, 12.0),
+    render=dict(instruments="free"),
+)
 
 
 def experiment(
@@ -98,6 +108,7 @@ def experiment(
             kind="contrastive",
             mask_duplicates=False,
             chunk=0,
+            margin=0.2,  # FaceNet's
             caption_weight=0.0,
             intra_weight=0.5,
             target_decay=0.995,
@@ -161,7 +172,8 @@ def _shrink(config: ml_collections.ConfigDict) -> None:
     model.embed_dim = 8
     model.decoder_layers = min(model.decoder_layers, 1)
     model.predictor_hidden = min(model.predictor_hidden, 16)
-    model.text.update(small)
+    if model.text is not None:
+        model.text.update(small)
     if model.audio_kind == "vit":
         model.audio.update(small)
     elif model.audio_kind == "resnet":

@@ -3,6 +3,7 @@
 mgen fit_codebook --encoder=out/semantic --layer=3 --dataset=out/data --out=out/semantic_codebook \\
   --size=512
 mgen fit_codebook --encoder=out/joint --dataset=out/data --out=out/joint_codebook --levels=12
+mgen fit_codebook --encoder=out/melody --stride_seconds=3 --levels=24 --size=512 ...
 mgen fit_codebook --features=mel --config=semantic/tiny_muq --dataset=out/data --out=out/mel_rvq \\
   --levels=4 --size=256
 
@@ -23,6 +24,7 @@ _OUT = flags.DEFINE_string("out", None, "Folder of the codebook.", required=True
 _ENCODER = flags.DEFINE_string("encoder", "", "Workdir of a semantic encoder, a joint embedding.")
 _LAYER = flags.DEFINE_integer("layer", None, "Of a semantic encoder.")
 _RATE = flags.DEFINE_float("rate", 25.0, "Hz of a semantic encoder's features.", 0.1)
+_STRIDE = flags.DEFINE_float("stride_seconds", 1.0, "Of the windows of an embedding.", 0.01)
 _FEATURES = flags.DEFINE_enum("features", "encoder", ["encoder", "mel"], "What is quantised.")
 _CONFIG = cli.define_config_flag()
 _KMEANS = [
@@ -44,7 +46,7 @@ def main(argv: list[str]) -> None:
     del argv
     from mgen import features, kmeans
 
-    chosen = (_FEATURES, _CONFIG, _ENCODER, _LAYER, _RATE)
+    chosen = (_FEATURES, _CONFIG, _ENCODER, _LAYER, _RATE, _STRIDE)
     of = features.choose(*(flag.value for flag in chosen))
     config = kmeans.KMeansConfig(**{flag.name: flag.value for flag in _KMEANS})
     data = {flag.name: flag.value for flag in _DATA}

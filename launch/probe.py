@@ -17,7 +17,7 @@ from absl import flags
 from mgen import cli
 
 _DATASET = flags.DEFINE_string("dataset", None, "Prepared dataset of scores.", required=True)
-_JOINT = flags.DEFINE_string("joint", "", "Workdir of a joint embedding.")
+_JOINT = flags.DEFINE_string("joint", "", "Workdir of a joint or melody embedding.")
 _SEMANTIC = flags.DEFINE_string("semantic", "", "Workdir of a semantic encoder.")
 _CODEBOOK = flags.DEFINE_string("codebook", "", "Its codebook, from fit_codebook.")
 _SPLIT = flags.DEFINE_string("split", "test", "Held-out split.")
@@ -45,7 +45,8 @@ def main(argv: list[str]) -> None:
     rows = {}
     if _JOINT.value:
         model, trained = chain.load_joint(_JOINT.value)
-        rows |= probe.joint_report(model, chain.vocabulary_of(trained), held_out, options)
+        vocabulary = chain.vocabulary_of(trained) if model.config.text else None
+        rows |= probe.joint_report(model, vocabulary, held_out, options)
     if _SEMANTIC.value:
         encoder, _ = chain.load_semantic(_SEMANTIC.value)
         codebook = kmeans.Codebook.load(_CODEBOOK.value)

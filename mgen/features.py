@@ -51,20 +51,26 @@ def choose(
     encoder: str,
     layer: int | None,
     rate: float,
+    stride_seconds: float = STRIDE_SECONDS,
 ) -> Features:
     """What the flags of `launch/fit_codebook.py` ask for; `UserError` where they disagree."""
     if (kind == "mel") == bool(encoder):
         raise UserError("expected either --encoder or --features=mel with --config")
     if kind != "mel":
-        return of_encoder(encoder, layer, rate)
+        return of_encoder(encoder, layer, rate, stride_seconds)
     if config is None:
         raise UserError("--features=mel: expected --config=semantic/<name>")
     return of_mel(config)
 
 
-def of_encoder(workdir: str | Path, layer: int | None = None, rate: float = 25.0) -> Features:
-    """Features of a semantic encoder's `layer` at `rate` Hz, or the window embeddings of a joint
-    embedding, by the family of what `workdir` holds.
+def of_encoder(
+    workdir: str | Path,
+    layer: int | None = None,
+    rate: float = 25.0,
+    stride_seconds: float = STRIDE_SECONDS,
+) -> Features:
+    """Features of a semantic encoder's `layer` at `rate` Hz, or a joint embedding's of the windows
+    that start every `stride_seconds`, by the family of what `workdir` holds.
 
     Raises `UserError` for another family, a layer where there is none to choose, or none given.
     """
@@ -82,9 +88,9 @@ def of_encoder(workdir: str | Path, layer: int | None = None, rate: float = 25.0
         if layer is not None:
             raise UserError(f"--layer={layer}: {workdir} is a joint embedding, which has no layers")
         joint, trained = chain.load_joint(workdir)
-        of = joint.window_embeddings
+        of = functools.partial(joint.window_embeddings, stride_seconds=stride_seconds)
         shape = joint.config.sample_rate, joint.config.channels
-        about = {"frame_rate": 1.0 / STRIDE_SECONDS}
+        about = {"frame_rate": 1.0 / stride_seconds}
     else:
         raise UserError(f"{workdir}: family is {family!r}, expected 'semantic' or 'joint'")
     about |= {"features": family, "parents": {"encoder": trained.fingerprint}}

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from mgen.audio import mel
-from mgen.inputs import attributes, captions, instruments, labels, render
+from mgen.inputs import attributes, captions, instruments, labels, pairs, render
 from mgen.inputs.labels import Clip
 from mgen.inputs.records import RecordSource
 from mgen.inputs.vocabulary import Vocabulary
@@ -25,6 +25,8 @@ from mgen.typing import Float
 RATE = 25.0  # Hz of semantic tokens and of the labels
 MEL_BANDS = 128
 TARGETS = ("chord", "instrument", "beat")
+MEASURES = ("recall_at_1", "recall_at_10", "mean_average_precision")
+MELODY_ATTEMPTS = 8  # crops drawn, until the melody sounds in one
 # Neighbouring frames tell the same: a probe sees every fifth of training, every second of test.
 TRAIN_STRIDE, TEST_STRIDE = 5, 2
 
@@ -35,7 +37,7 @@ class Options:
 
     Attributes:
       clips, train_clips: held-out clips, and clips that probes are trained on.
-      seconds: length of a clip.
+      seconds: length of a clip (of a melody: the embedding's window).
       seed: of the performances.
     """
 
@@ -46,9 +48,12 @@ class Options:
 
 
 def joint_report(
-    model: FrozenJoint, vocabulary: Vocabulary, source: RecordSource, options: Options
+    model: FrozenJoint, vocabulary: Vocabulary | None, source: RecordSource, options: Options
 ) -> dict[str, tuple[float, float]]:
-    """Name -> (value, chance): retrieval both ways, and zero-shot classes, on clips of `source`."""
+    """Name -> (value, chance): retrieval both ways, and zero-shot classes, on clips of `source`.
+    Without a vocabulary, for an embedding of melodies, `melody_report`."""
+    if vocabulary is None:
+        return melody_report(model, source, options)
 
     def embed_text(texts: Sequence[str]) -> np.ndarray:
         ids, mask = vocabulary.encode(texts, model.config.text_length)
@@ -98,6 +103,37 @@ def joint_report(
     return rows
 
 
+def melody_report(
+    model: FrozenJoint, source: RecordSource, options: Options
+) -> dict[str, tuple[float, float]]:
+    """Name -> (value, chance): retrieval of full mixes by the melody alone, and by the melody on
+    another instrument, among as many windows of `source`; only the same bars are right.
+
+    Every round through the pieces is in other keys and tempos.
+    """
+    config = model.config
+    player = render.RenderConfig(
+        sample_rate=config.sample_rate, channels=config.channels, instruments="free"
+    )
+    found: dict[str, list[np.ndarray]] = {"melody": [], "mix": [], "other": []}
+    for number in track(range(options.clips), "embed melodies", unit="clips"):
+        rng = np.random.default_rng([options.seed, number])
+        seed = options.seed + 2 * (number // len(source))
+        duet = pairs.perform(source[number % len(source)], seed, player)
+        start = duet.start(config.seconds, MELODY_ATTEMPTS, rng)
+        played = duet.alone, duet.together, pairs.solo(duet.together, duet.melody)
+        for vectors, performance in zip(found.values(), played):
+            crop = render.render_crop(performance, start=start, duration=config.seconds)
+            vectors.append(model.embed_audio(crop.mix))
+    melody, mix, other = (np.stack(vectors) for vectors in found.values())
+    chance = retrieval.chance(np.arange(len(melody)), np.arange(len(melody)))
+    rows: dict[str, tuple[float, float]] = {}
+    for way, items in (("melody_to_mix", mix), ("melody_to_other", other)):
+        result = retrieval.retrieval(melody, items)
+        rows |= {f"{way}/{name}": (result[name], chance[name]) for name in MEASURES}
+    return rows
+
+
 def _retrieval(
     audio: np.ndarray, text: np.ndarray, texts: Sequence[str]
 ) -> dict[str, tuple[float, float]]:
@@ -108,7 +144,7 @@ def _retrieval(
     return {
         f"{way}/{name}": (found[f"{way}/{name}"], chance[name])
         for way in ("text_to_audio", "audio_to_text")
-        for name in ("recall_at_1", "recall_at_10", "mean_average_precision")
+        for name in MEASURES
     }
 
 

@@ -1,5 +1,5 @@
-"""Tokens of a whole dataset: what a codec, a semantic encoder and a joint embedding make of every
-piece, in one pass.
+"""Tokens of a whole dataset: what a codec, a semantic encoder, a joint embedding and a melody
+embedding make of every piece, in one pass.
 
 A piece is rendered or decoded once, at the highest sample rate that a model asks for, and
 resampled for the others. The unit of work is a shard: piece i of a split goes to shard i mod
@@ -27,6 +27,7 @@ from mgen.kmeans import Codebook
 from mgen.semantic.sample import FrozenSemantic
 
 BLOCK_SECONDS = 30.0  # of audio that a codec is given at once
+WINDOWED = ("joint", "melody")  # embeddings of windows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,8 @@ class Models:
     semantic_codebook: str = ""
     joint: str = ""
     joint_codebook: str = ""
+    melody: str = ""
+    melody_codebook: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -128,26 +131,31 @@ class Semantic:
 
 
 class Joint:
-    """Embeddings of the windows of a piece, "joint_embedding" [W, D], and their "joint" [W, K]."""
+    """Embeddings of the windows of a piece, "<name>_embedding" [W, D], and their codes "<name>"
+    [W, K]; "joint" of music and text, "melody" of melodies. The windows are as far apart as those
+    that the codebook was fitted on."""
 
-    name = "joint"
-
-    def __init__(self, encoder: FrozenJoint, codebook: Codebook, fingerprint: str):
+    def __init__(
+        self, encoder: FrozenJoint, codebook: Codebook, fingerprint: str, name: str = "joint"
+    ):
         self._encoder, self._codebook = encoder, codebook
         config = encoder.config
+        self.name = name
         self.sample_rate, self.channels = config.sample_rate, config.channels
+        rate = codebook.about.get("frame_rate", 1.0 / STRIDE_SECONDS)
+        self._stride = 1.0 / rate
         self.about = dict(
             sample_rate=self.sample_rate,
-            frame_rate=1.0 / STRIDE_SECONDS,
+            frame_rate=rate,
             window_seconds=config.seconds,
             embed_dim=config.embed_dim,
             **_shape(codebook),
         )
-        self.parents = {"joint": fingerprint, "joint_codebook": codebook.fingerprint}
+        self.parents = {name: fingerprint, f"{name}_codebook": codebook.fingerprint}
 
     def __call__(self, audio: np.ndarray) -> dict[str, np.ndarray]:
-        embedding = np.asarray(self._encoder.window_embeddings(audio), np.float32)
-        return {"joint": self._codebook.encode(embedding), "joint_embedding": embedding}
+        embedding = np.asarray(self._encoder.window_embeddings(audio, self._stride), np.float32)
+        return {self.name: self._codebook.encode(embedding), f"{self.name}_embedding": embedding}
 
 
 class Tokenizer:
@@ -161,7 +169,7 @@ class Tokenizer:
 
     def __init__(self, stages: Sequence[Stage], render: dict[str, Any]):
         if not stages:
-            raise UserError("no model given, expected --codec, --semantic or --joint")
+            raise UserError("no model given, expected --codec, --semantic, --joint or --melody")
         self.stages = list(stages)
         self.player = RenderConfig(
             sample_rate=max(stage.sample_rate for stage in stages),
@@ -232,7 +240,7 @@ def load(models: Models) -> Tokenizer:
       UserError: a folder that holds something else, a codebook of another encoder, a model without
         its codebook.
     """
-    for name in ("semantic", "joint"):
+    for name in ("semantic", *WINDOWED):
         given = [bool(getattr(models, field)) for field in (name, f"{name}_codebook")]
         if any(given) and not all(given):
             raise UserError(f"--{name} and --{name}_codebook: expected both or none")
@@ -247,11 +255,13 @@ def load(models: Models) -> Tokenizer:
         book = _codebook(models.semantic_codebook, models.semantic, trained.fingerprint)
         stages.append(Semantic(semantic, book, trained.fingerprint))
         configs.append(trained.config)
-    if models.joint:
-        joint, trained = chain.load_joint(models.joint)
-        book = _codebook(models.joint_codebook, models.joint, trained.fingerprint)
-        stages.append(Joint(joint, book, trained.fingerprint))
-        configs.append(trained.config)
+    for name in WINDOWED:
+        if workdir := getattr(models, name):
+            joint, trained = chain.load_joint(workdir)
+            folder = getattr(models, f"{name}_codebook")
+            book = _codebook(folder, workdir, trained.fingerprint)
+            stages.append(Joint(joint, book, trained.fingerprint, name))
+            configs.append(trained.config)
     return Tokenizer(stages, configs[0].data.render.to_dict() if configs else {})
 
 

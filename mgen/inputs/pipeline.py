@@ -18,7 +18,7 @@ import numpy as np
 
 from mgen import manifest
 from mgen.errors import UserError
-from mgen.inputs import aligned, examples, tokens
+from mgen.inputs import aligned, examples, pairs, tokens
 from mgen.inputs.records import RecordSource, open_records
 from mgen.inputs.render import RenderConfig
 from mgen.inputs.vocabulary import Vocabulary
@@ -27,7 +27,7 @@ __all__ = ["Iterator", "RecordSource", "check", "default_config", "make_iterator
 
 Iterator: TypeAlias = grain.DatasetIterator[dict[str, np.ndarray]]
 
-VIEWS = ("audio", "audio_text", "audio_codes", "stems", "codes")
+VIEWS = ("audio", "audio_text", "audio_codes", "audio_pair", "stems", "codes")
 SOURCES = ("any", "mix", "stems")
 
 
@@ -40,7 +40,8 @@ def default_config(**overrides: Any) -> ml_collections.ConfigDict:
     view: "audio" {audio [B, T, C]}, "audio_text" {audio [B, T, C] (the mix), text int32 [B, L],
       text_mask bool [B, L]}, "stems" {stems [B, S, T, C], mix [B, T, C], stem_mask [B, S],
       programs [B, S]}, "codes" {codes [B, F, K], attributes [B, A]}, "audio_codes" {audio [B, T,
-      C], codes [B, F, K]} of the same crop.
+      C], codes [B, F, K]} of the same crop, "audio_pair" {audio, other [B, T, C], piece int32 [B]},
+      two renditions of a score's melody, see `mgen.inputs.pairs`.
     audio: the prepared dataset that the token dataset was made of, with "audio_codes" (as many as
       datasets, separated by commas).
     stream: what "codes" are: "acoustic", "semantic" (K is 1) or "joint", see `mgen.inputs.tokens`.
@@ -241,6 +242,8 @@ def _builder(
         return aligned.AudioCodesExample(list(sources), settings, seed)
     if config.view == "codes":
         return examples.CodesExample(list(sources), settings, seed)
+    if config.view == "audio_pair":
+        return pairs.PairExample(list(sources), settings, seed, train)
     return examples.AudioExample(list(sources), settings, seed, train)
 
 

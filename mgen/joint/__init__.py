@@ -1,4 +1,4 @@
-"""Joint embedding of music and text: MuLan, CLAP, MusicCoCa and SLAP in one family.
+"""Joint embedding of music and text: MuLan, CLAP, MusicCoCa, SLAP; and of melodies, as MusicLM.
 
 `text`, `vit`, `resnet`, `htsat` (towers, which share `towers`), `config`, `model` (front end,
 towers, projections, captioning decoder), `loss`, `task` (training), `sample` (embeddings of long

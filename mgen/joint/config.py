@@ -1,4 +1,5 @@
-"""What a joint embedding is: the fields that tell MuLan, CLAP, MusicCoCa and SLAP apart."""
+"""What a joint embedding is: the fields that tell MuLan, CLAP, MusicCoCa, SLAP and MusicLM's melody
+embedding apart."""
 
 import dataclasses
 import math
@@ -92,7 +93,7 @@ class SpecAugmentConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class JointConfig:
-    """Two towers and what joins them. 0 stands for "none".
+    """Two towers, or one that hears both sides of a pair, and what joins them. 0 stands for "none".
 
     Attributes:
       sample_rate, channels, seconds: of the audio that the model reads at once (Hz, 1 or 2, s);
@@ -100,7 +101,7 @@ class JointConfig:
       text_length: L, tokens of a text.
       embed_dim: D of the joint space.
       audio_kind, audio: "vit", "resnet" or "htsat", and that tower's config.
-      text: text tower.
+      text: text tower; None pairs audio with audio: one tower and one projection embed both.
       mel: front end of the audio tower.
       spec_augment: of the training audio.
       projection: of a tower's pooled output: "linear", CLAP's "mlp" (linear, relu, linear), or that
@@ -120,7 +121,7 @@ class JointConfig:
     embed_dim: int = 128
     audio_kind: str = "vit"
     audio: AudioConfig
-    text: TextConfig
+    text: TextConfig | None
     mel: MelConfig
     spec_augment: SpecAugmentConfig = SpecAugmentConfig()
     projection: str = "linear"
@@ -139,6 +140,10 @@ class JointConfig:
             have, want = getattr(self.audio, field), self.spectrogram[field == "mels"]
             if have != want:
                 raise UserError(f"model.audio.{field} is {have}, expected the front end's {want}")
+        if self.text is None:
+            for field in ("decoder_layers", "predictor_hidden"):
+                _require("model", self, field, not getattr(self, field), "0 without a text tower")
+            return
         learned = self.text.positions == "learned"
         if learned and self.text.max_length < self.text_length:
             raise UserError(
@@ -190,10 +195,11 @@ class JointConfig:
         frames = stft.num_frames(round(seconds * rate), mel.n_fft, mel.hop)
         derived = {"frames": frames, "mels": mel.n_mels}
         audio = dict(values.get("audio", {})) | {name: derived[name] for name in DERIVED[kind]}
+        text = values.get("text", {})
         parts = {
             "mel": mel,
             "audio": _build(TOWERS[kind], "model.audio", audio),
-            "text": _build(TextConfig, "model.text", values.get("text", {})),
+            "text": None if text is None else _build(TextConfig, "model.text", text),
             "spec_augment": _build(
                 SpecAugmentConfig, "model.spec_augment", values.get("spec_augment", {})
             ),

@@ -1,9 +1,9 @@
-"""Losses of a joint embedding of audio and text.
+"""Losses of a joint embedding of audio and text, or of two renditions of one music.
 
-Symbols: a_i, t_i the unit embeddings of the audio and the text of example i of a batch of B, s the
-learned scale (inverse temperature), s_ij = s <a_i, t_j>, N_i the examples whose text differs from
-that of i. Captions drawn from templates repeat, and an equal text is no negative: it leaves both
-sums and is not a positive either.
+Symbols: a_i, t_i the unit embeddings of the audio and the text (the other rendition) of example i
+of a batch of B, s the learned scale (inverse temperature), s_ij = s <a_i, t_j>, N_i the examples
+whose text (piece) differs from that of i. Captions drawn from templates repeat, and an equal text
+is no negative: it leaves both sums and is not a positive either.
 
 Contrastive (Radford et al. 2021, "CLIP", figure 3, each sum under its own logarithm; MuLan has both
 under one), with s = exp(min(log_scale, ln 100)):
@@ -26,10 +26,21 @@ w the weight of the terms within a modality:
 
   (4)  L = (1 - w)/2 mean[d(p_a, z_t) + d(p_t, z_a)] + w/2 mean[d(p_a, z_a) + d(p_t, z_t)]
 
-(1) and (2) compare every row of the batch with all others. With `chunk` > 0 only chunk x B scores
-exist at a time, also in the backward pass, which computes them again: memory is linear in B. On a
-mesh each device keeps its rows and gathers the other side (B x D), so the negatives are those of
-the whole batch.
+Triplet (Schroff et al. 2015, "FaceNet", equation 3, with the semi-hard negatives of their equation
+4), with d_ij = |a_i - t_j|^2 = 2 - 2 <a_i, t_j> and a margin m:
+
+  (5)  L = 1/2B sum_i [max(0, d_ii - d_ij(i) + m) + max(0, d_ii - d_k(i)i + m)]
+       j(i) = argmin of d_ij over the j in N_i with d_ij > d_ii,
+              argmax of d_ij over all j in N_i where there is no such j,
+
+and k(i) likewise among d_ki: the nearest negative that is farther than the positive; where all are
+nearer, the farthest, as the hardest negatives lead to collapse. Nothing is learned through the
+choice. Collapsed embeddings cost m; an example without negatives costs nothing.
+
+(1), (2) and (5) compare every row of the batch with all others. With `chunk` > 0 only chunk x B
+scores exist at a time, also in the backward pass, which computes them again: memory is linear in B.
+On a mesh each device keeps its rows and gathers the other side (B x D), so the negatives are those
+of the whole batch.
 """
 
 from collections.abc import Callable
@@ -100,6 +111,33 @@ def sigmoid(
         return jax.nn.softplus(-(scale * _paired(rows) + bias)) + negatives
 
     return _batch_mean(term, audio, text, groups, chunk, log_scale, bias)
+
+
+def triplet(
+    audio: Float[Array, "B D"],
+    text: Float[Array, "B D"],
+    margin: float,
+    groups: Int[Array, " B"] | None = None,
+    chunk: int = 0,
+) -> Float[Array, ""]:
+    """Equation (5), a squared distance; `margin` is m, other arguments as of `contrastive`."""
+
+    def term(rows: Side, columns: Side) -> Array:
+        positive = 2.0 - 2.0 * _paired(rows)
+        sides, excluded = _scores(rows, columns, jnp.ones(()))
+
+        def cost(scores: Array) -> Array:
+            distances = 2.0 - 2.0 * scores
+            farther = ~excluded & (distances > positive[:, None])
+            nearest = jnp.where(farther, distances, -EXCLUDED).min(axis=1)
+            farthest = jnp.where(excluded, EXCLUDED, distances).max(axis=1)
+            negative = jnp.where(farther.any(axis=1), nearest, farthest)
+            loss = jax.nn.relu(positive - negative + margin)
+            return jnp.where(excluded.all(axis=1), 0.0, loss)
+
+        return 0.5 * (cost(sides[0]) + cost(sides[1]))
+
+    return _batch_mean(term, audio, text, groups, chunk)
 
 
 def slap(

@@ -30,7 +30,8 @@ class JointOutput(NamedTuple):
     """What the losses of a batch read.
 
     Attributes:
-      audio, text: unit embeddings; in a model with predictors, the predictions.
+      audio, text: unit embeddings (of a pair of audio: of either one); in a model with predictors,
+        the predictions.
       log_scale, score_bias: of the scores; score_bias is 0 in a model without one.
       caption_logits: prediction of tokens 1 .. L-1; with a decoder only.
     """
@@ -43,7 +44,7 @@ class JointOutput(NamedTuple):
 
 
 class JointModel(nn.Module):
-    """Audio and text to unit vectors of one space.
+    """Audio and text, or pairs of audio, to unit vectors of one space.
 
     In a model with predictors (SLAP) that is the space of the predictions: those from either side
     of a pair aim at the same targets, while nothing pulls the projections themselves together.
@@ -54,9 +55,10 @@ class JointModel(nn.Module):
     def setup(self) -> None:
         config = self.config
         self.audio_tower = MODULES[config.audio_kind](config.audio)
-        self.text_tower = TextTower(config.text)
         self.audio_projection = Projection(config.embed_dim, config.projection)
-        self.text_projection = Projection(config.embed_dim, config.projection)
+        if config.text is not None:
+            self.text_tower = TextTower(config.text)
+            self.text_projection = Projection(config.embed_dim, config.projection)
         self.scores = Scores(config.log_scale, config.score_bias)
         if config.decoder_layers:
             self.decoder = CaptionDecoder(config)
@@ -82,6 +84,15 @@ class JointModel(nn.Module):
         if self.config.decoder_layers:
             logits = self.decoder(ids[:, :-1], heard.tokens, train)
         return JointOutput(audio_vector, text_vector, log_scale, score_bias, logits)
+
+    def pair(
+        self, audio: Float[Array, "B T C"], other: Float[Array, "B T C"], train: bool = False
+    ) -> JointOutput:
+        """`__call__` of a model without a text tower: `other` is heard as `audio` is, with dropout
+        and masks of its own."""
+        # One after the other: a batch of both would be spread over the devices anew.
+        first, second = (self.embed_audio(x, train) for x in (audio, other))
+        return JointOutput(first, second, *self.scores())
 
     def join(
         self, heard: Embedded | None, read: Embedded | None, train: bool, predict: bool = True
@@ -190,6 +201,7 @@ class CaptionDecoder(nn.Module):
         self, ids: Int[Array, "B L"], memory: Float[Array, "B N W"], train: bool
     ) -> Float[Array, "B L V"]:
         text = self.config.text
+        assert text is not None
         init = nn.initializers.normal(0.02)
         table = nn.Embed(text.vocab_size, text.dim, embedding_init=init, name="tokens")
         positions = self.param("positions", init, (self.config.text_length, text.dim))

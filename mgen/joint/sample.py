@@ -48,7 +48,7 @@ class FrozenJoint:
         self, audio: Float[ndarray, "T C"], stride_seconds: float = STRIDE_SECONDS
     ) -> Float[ndarray, "W D"]:
         """Unit vectors of the windows that start every `stride_seconds` (MusicLM: 10 s windows, 1 s
-        stride).
+        stride; of a melody 4 s windows, 3 s stride).
 
         Window w starts at round(w * stride_seconds * sample_rate); the last is the first that
         reaches the end, filled up with zeros; there is one at least. Memory beside the audio (which
@@ -81,8 +81,10 @@ class FrozenJoint:
     ) -> Float[ndarray, "B D"]:
         """Unit vectors of texts, L = `config.text_length` tokens each as the vocabulary gives them.
 
-        Raises `UserError` for another length.
+        Raises `UserError` for another length, and in a model without a text tower.
         """
+        if self.config.text is None:
+            raise UserError("this embedding was trained on pairs of audio and reads no text")
         ids, mask = np.asarray(ids, np.int32), np.asarray(mask, bool)
         if ids.ndim != 2 or ids.shape[1] != self.config.text_length or mask.shape != ids.shape:
             raise UserError(

@@ -18,7 +18,7 @@ from mgen.train import task
 from mgen.train.state import TrainState
 from mgen.typing import Array, Batch, Key, Metrics, Params
 
-KINDS = ("contrastive", "sigmoid", "slap")
+KINDS = ("contrastive", "sigmoid", "triplet", "slap")
 # What SLAP's target network is made of; predictors belong to the trained side alone.
 TARGET = ("audio_tower", "text_tower", "audio_projection", "text_projection")
 # A loss within this share of chance, or a spread of embeddings under it, for so many steps in a row
@@ -30,18 +30,20 @@ BASELINE_BATCHES = 64
 
 class Task(task.Task):
     """Matches audio and text in batches of {"audio": float32 [B, T, C], "text": int32 [B, L],
-    "text_mask": bool [B, L]}.
+    "text_mask": bool [B, L]}; in a model without a text tower (model.text None) audio and audio, in
+    {"audio", "other": float32 [B, T, C], "piece": int32 [B]}.
 
     Reads from the config, beside what every family has:
       model: `JointConfig.model_fields`; data.sample_rate, channels, seconds and text_length.
-      loss.kind: "contrastive", "sigmoid" or "slap", see `mgen.joint.loss`.
-      loss.mask_duplicates: equal texts of a batch are no negatives of each other.
+      loss.kind: "contrastive", "sigmoid", "triplet" or "slap", see `mgen.joint.loss`.
+      loss.mask_duplicates: equal texts (pieces) of a batch are no negatives of each other.
       loss.chunk: rows of scores that exist at a time on a device; 0 for all.
       loss.caption_weight: of the captioning loss, with model.decoder_layers.
+      loss.margin: of "triplet".
       loss.intra_weight, loss.target_decay: SLAP's w and the decay of its target network.
 
     Negatives are those of a micro-batch, data.batch_size / optim.accumulate examples (over all
-    devices): accumulation saves memory, but makes the contrastive and the sigmoid loss easier.
+    devices): accumulation saves memory, but makes every loss that compares with them easier.
     SLAP, which has no negatives, loses nothing by it.
 
     `variables` holds "collapse" (steps in a row at chance, see `warnings`) and for SLAP "target",
@@ -54,6 +56,7 @@ class Task(task.Task):
         super().__init__(config)
         self.joint_config = JointConfig.from_experiment(config)
         self.model = JointModel(self.joint_config)
+        self.pairs_audio = self.joint_config.text is None
         kind, predicts = config.loss.kind, self.joint_config.predictor_hidden > 0
         if kind not in KINDS:
             raise UserError(f"config.loss.kind is {kind!r}, expected one of {KINDS}")
@@ -70,27 +73,35 @@ class Task(task.Task):
 
     def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         config = self.joint_config
-        audio = (batch_size, config.samples, config.channels)
+        shape = (batch_size, config.samples, config.channels)
+        audio = jax.ShapeDtypeStruct(shape, jnp.float32)
+        if self.pairs_audio:
+            piece = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
+            return {"audio": audio, "other": audio, "piece": piece}
         text = (batch_size, config.text_length)
         return {
-            "audio": jax.ShapeDtypeStruct(audio, jnp.float32),
+            "audio": audio,
             "text": jax.ShapeDtypeStruct(text, jnp.int32),
             "text_mask": jax.ShapeDtypeStruct(text, jnp.bool_),
         }
 
     def manifest(self) -> dict[str, Any]:
         config = self.joint_config
-        return {
+        about = {
             "sample_rate": config.sample_rate,
             "channels": config.channels,
             "window_seconds": config.seconds,
             "embed_dim": config.embed_dim,
-            "text_length": config.text_length,
-            "vocab_size": config.text.vocab_size,
         }
+        if config.text is not None:
+            about |= {"text_length": config.text_length, "vocab_size": config.text.vocab_size}
+        return about
 
     def files(self) -> dict[str, str]:
-        """The vocabulary; `UserError` where it has more pieces than the text tower has rows."""
+        """The vocabulary of a text tower; `UserError` where it has more pieces than that has
+        rows."""
+        if self.joint_config.text is None:
+            return {}
         path, rows = self.config.data.vocabulary, self.joint_config.text.vocab_size
         size = Vocabulary(path).size
         if size > rows:
@@ -99,8 +110,8 @@ class Task(task.Task):
 
     def init_variables(self, key: Key) -> dict[str, Params]:
         batch = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), self.batch_spec(1))
-        inputs = batch["audio"], batch["text"], batch["text_mask"]
-        variables = flax.core.unfreeze(self.model.init(key, *inputs))
+        method = JointModel.pair if self.pairs_audio else None
+        variables = flax.core.unfreeze(self.model.init(key, *self._inputs(batch), method=method))
         params = variables["params"]
         variables["collapse"] = {"steps": jnp.zeros((), jnp.int32)}
         if self.config.loss.kind == "slap":
@@ -123,7 +134,8 @@ class Task(task.Task):
         else:
             objective, metrics = self._matching(output, groups)
         forward, back = losses.accuracy(output.audio, output.text, groups, settings.chunk)
-        metrics |= {"accuracy_audio_to_text": forward, "accuracy_text_to_audio": back}
+        side = "other" if self.pairs_audio else "text"
+        metrics |= {f"accuracy_audio_to_{side}": forward, f"accuracy_{side}_to_audio": back}
         if settings.caption_weight:
             logits, text = output.caption_logits, batch["text"]
             nats = losses.captioning(logits, text[:, 1:], batch["text_mask"][:, 1:])
@@ -148,12 +160,14 @@ class Task(task.Task):
     def warnings(self, metrics: dict[str, float]) -> list[str]:
         if metrics.get("steps_at_chance", 0.0) < COLLAPSE_STEPS:
             return []
+        same = f"all embeddings have been the same for {COLLAPSE_STEPS} steps: "
         if self.config.loss.kind == "slap":
             return [
-                f"all embeddings have been the same for {COLLAPSE_STEPS} steps: lower "
-                "optim.learning_rate or raise loss.target_decay, optim.warmup or "
+                f"{same}lower optim.learning_rate or raise loss.target_decay, optim.warmup or "
                 "model.predictor_hidden"
             ]
+        if self.config.loss.kind == "triplet":
+            return [f"{same}lower optim.learning_rate, raise optim.warmup or loss.margin"]
         return [
             f"the loss has been within {COLLAPSE_SHARE:.0%} of chance for {COLLAPSE_STEPS} steps, "
             "the embeddings have collapsed: lower optim.learning_rate, raise optim.warmup or "
@@ -167,7 +181,9 @@ class Task(task.Task):
         costs, hits = [], []
         for batch, _ in zip(held_out, range(BASELINE_BATCHES)):
             groups = self._groups(batch)
-            if self.config.loss.kind != "slap":
+            if self.config.loss.kind == "triplet":
+                costs.append(jnp.asarray(self.config.loss.margin))
+            elif self.config.loss.kind != "slap":
                 costs.append(losses.chance(self.config.loss.kind, groups))
             rivals = groups[:, None] != groups[None]
             hits.append(jnp.mean(1.0 / (1.0 + rivals.sum(axis=1))))
@@ -185,11 +201,12 @@ class Task(task.Task):
     ) -> tuple[Any, Params]:
         """Output, and `variables` with the batch norms' running statistics after it."""
         rngs = dict(zip(RNG_STREAMS, jax.random.split(key, len(RNG_STREAMS))))
-        inputs = batch["audio"], batch["text"], batch["text_mask"]
+        if self.pairs_audio:
+            method = JointModel.pair
         own = {name: variables[name] for name in COLLECTIONS if name in variables}
         output, updated = self.model.apply(
             {"params": params, **own},
-            *inputs,
+            *self._inputs(batch),
             train=train,
             rngs=rngs,
             method=method,
@@ -197,13 +214,23 @@ class Task(task.Task):
         )
         return output, {**variables, **flax.core.unfreeze(updated)}
 
+    def _inputs(self, batch: Batch) -> tuple[Array, ...]:
+        names = ("audio", "other") if self.pairs_audio else ("audio", "text", "text_mask")
+        return tuple(batch[name] for name in names)
+
     def _groups(self, batch: Batch) -> Array:
-        if self.config.loss.mask_duplicates:
-            return losses.groups_of(jnp.asarray(batch["text"]), jnp.asarray(batch["text_mask"]))
-        return jnp.arange(batch["text"].shape[0], dtype=jnp.int32)
+        if not self.config.loss.mask_duplicates:
+            return jnp.arange(batch["audio"].shape[0], dtype=jnp.int32)
+        if self.pairs_audio:
+            return jnp.asarray(batch["piece"])
+        return losses.groups_of(jnp.asarray(batch["text"]), jnp.asarray(batch["text_mask"]))
 
     def _matching(self, output: JointOutput, groups: Array) -> tuple[Array, Metrics]:
         kind, chunk = self.config.loss.kind, self.config.loss.chunk
+        if kind == "triplet":
+            margin = self.config.loss.margin
+            objective = losses.triplet(output.audio, output.text, margin, groups, chunk)
+            return objective, {"matching": objective, "spread": _spread(output)}
         scale = output.log_scale
         metrics = {"chance": losses.chance(kind, groups)}
         if kind == "sigmoid":
@@ -219,13 +246,19 @@ class Task(task.Task):
         objective, inter, intra = losses.slap(
             (output.audio, output.text), target, self.config.loss.intra_weight
         )
-        # 1 - mean cosine of two embeddings of a modality, of the one that has less.
-        spread = [1.0 - jnp.sum(jnp.square(x.mean(axis=0))) for x in (output.audio, output.text)]
         metrics = {"matching": objective, "inter": inter, "intra": intra}
-        return objective, metrics | {"spread": jnp.minimum(*spread)}
+        return objective, metrics | {"spread": _spread(output)}
 
     def _collapsed(self, metrics: Metrics) -> Array:
-        if self.config.loss.kind == "slap":
+        # A triplet loss is near its margin, what a collapse costs, from the start: the nearest of
+        # many negatives is hardly farther than the positive.
+        if self.config.loss.kind in ("slap", "triplet"):
             return metrics["spread"] < COLLAPSE_SHARE
         chance = metrics["chance"]
         return jnp.abs(metrics["matching"] - chance) <= COLLAPSE_SHARE * chance
+
+
+def _spread(output: JointOutput) -> Array:
+    """1 - mean cosine of two embeddings of a side, of the one that has less."""
+    spread = [1.0 - jnp.sum(jnp.square(x.mean(axis=0))) for x in (output.audio, output.text)]
+    return jnp.minimum(*spread)

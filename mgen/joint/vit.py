@@ -28,7 +28,7 @@ class ViTConfig:
       patch, stride: size of a patch and step to the next one; equal in a plain ViT.
       class_tokens: learned vectors in front: 2 (class and distillation, DeiT and AST), 1 or 0.
       pooling: "cls" (mean of the class tokens) or "mean" (of the patches).
-      dim, layers, heads, ff, activation, norm_epsilon, dropout, dtype, scan, remat: see
+      dim, layers, heads, ff, head_dim, activation, norm_epsilon, dropout, dtype, scan, remat: see
         `mgen.nn.transformer.TransformerConfig`.
       patchout_frames, patchout_mels: share of the columns and rows of patches that an example loses
         in training (PaSST, structured).
@@ -45,6 +45,7 @@ class ViTConfig:
     layers: int = 12
     heads: int = 12
     ff: int = 3072
+    head_dim: int | None = None
     activation: str = "gelu"
     norm_epsilon: float = 1e-12
     patchout: float = 0.0
@@ -57,7 +58,8 @@ class ViTConfig:
 
     def __post_init__(self) -> None:
         check_choices(self, "model.audio", CHOICES)
-        check_heads(self.dim, self.heads, "model.audio")
+        if self.head_dim is None:
+            check_heads(self.dim, self.heads, "model.audio")
         if self.class_tokens not in (0, 1, 2) or (self.pooling == "cls" and not self.class_tokens):
             raise UserError(
                 f"model.audio.class_tokens is {self.class_tokens}, expected 1 or 2 "
@@ -89,6 +91,7 @@ class ViTConfig:
             kv_heads=self.heads,
             layers=self.layers,
             ff=self.ff,
+            head_dim=self.head_dim,
             activation=self.activation,
             norm_epsilon=self.norm_epsilon,
             bias=True,

@@ -11,7 +11,9 @@ import pytest
 from mgen.joint import loss
 
 B, D = 24, 8
-KINDS = ("contrastive", "sigmoid")
+PROBABILISTIC = ("contrastive", "sigmoid")
+KINDS = (*PROBABILISTIC, "triplet")
+MARGIN = 0.4
 
 
 def unit(x):
@@ -35,12 +37,44 @@ def evaluate(kind, audio, text, groups, chunk=0):
     def value(audio, text, log_scale, bias):
         if kind == "contrastive":
             return loss.contrastive(audio, text, log_scale, groups, chunk)
+        if kind == "triplet":
+            return loss.triplet(audio, text, MARGIN, groups, chunk)
         return loss.sigmoid(audio, text, log_scale, bias, groups, chunk)
 
     return jax.jit(jax.value_and_grad(value, argnums=(0, 1, 2, 3)))(audio, text, log_scale, bias)
 
 
+def triplet_by_loops(audio, text, groups):
+    """Value, gradients towards both sides, and how often the nearest farther negative, the farthest
+    nearer one and none at all was taken."""
+    sides = [np.asarray(audio, np.float64), np.asarray(text, np.float64)]
+    total, grads, taken = 0.0, [np.zeros_like(side) for side in sides], [0, 0, 0]
+    for anchors, others in ((0, 1), (1, 0)):
+        x, y = sides[anchors], sides[others]
+        for i in range(len(x)):
+            distance = [2 - 2 * float(x[i] @ row) for row in y]
+            negatives = [j for j in range(len(y)) if groups[j] != groups[i]]
+            farther = [j for j in negatives if distance[j] > distance[i]]
+            taken[0 if farther else 1 if negatives else 2] += 1
+            if not negatives:
+                continue
+            if farther:
+                j = min(farther, key=lambda j: distance[j])
+            else:
+                j = max(negatives, key=lambda j: distance[j])
+            cost = distance[i] - distance[j] + MARGIN
+            if cost > 0:
+                total += cost
+                grads[anchors][i] += 2 * (y[j] - y[i])
+                grads[others][i] -= 2 * x[i]
+                grads[others][j] += 2 * x[i]
+    scale = 1 / (2 * len(sides[0]))
+    return total * scale, [grad * scale for grad in grads], taken
+
+
 def brute_force(kind, audio, text, groups):
+    if kind == "triplet":
+        return triplet_by_loops(audio, text, groups)[0]
     audio, text = np.asarray(audio, np.float64), np.asarray(text, np.float64)
     scores, total = np.exp(1.3) * audio @ text.T, 0.0
     for i in range(len(audio)):
@@ -137,7 +171,7 @@ def test_memory_of_chunks_is_linear_in_the_batch(kind):
     assert temporary(large, 64) < temporary(large, 0) / 8
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", PROBABILISTIC)
 def test_collapse_costs_chance(kind):
     same = jnp.tile(jnp.asarray(unit(np.ones((1, D))), jnp.float32), (B, 1))
     for groups in (jnp.arange(B), some_groups()):
@@ -155,7 +189,38 @@ def test_collapse_costs_chance(kind):
     assert loss.accuracy(same, same) == (0.0, 0.0)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("noise", [0.2, 1.0, 30.0])
+@pytest.mark.parametrize("repeated", [False, True])
+def test_triplet_and_its_gradient_equal_loops(noise, repeated):
+    """float32 against float64. Of close pairs most cost nothing, of far ones most negatives are
+    nearer than the positive."""
+    rng = np.random.default_rng(5)
+    audio = rng.normal(size=(B, D))
+    audio, text = (
+        jnp.asarray(unit(x), jnp.float32) for x in (audio, audio + noise * rng.normal(size=(B, D)))
+    )
+    groups = some_groups() if repeated else jnp.arange(B)
+    expected, grads, taken = triplet_by_loops(audio, text, np.asarray(groups))
+    value, found = evaluate("triplet", audio, text, groups)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    np.testing.assert_allclose(found[0], grads[0], atol=1e-6)
+    np.testing.assert_allclose(found[1], grads[1], atol=1e-6)
+    assert not np.any(found[2]) and not np.any(found[3])
+    if noise == 0.2:
+        assert expected < 0.1 * MARGIN
+    if noise == 30.0:
+        assert min(taken[:2]) >= 1 and expected > 0.5 * MARGIN
+
+
+def test_triplet_costs_its_margin_where_all_are_equal_and_nothing_without_negatives():
+    same = jnp.tile(jnp.asarray(unit(np.ones((1, D))), jnp.float32), (B, 1))
+    np.testing.assert_allclose(loss.triplet(same, same, MARGIN), MARGIN, rtol=1e-5)
+    audio, text = pairs()
+    value, grads = evaluate("triplet", audio, text, jnp.zeros(B, jnp.int32))
+    assert value == 0 and not any(np.any(grad) for grad in grads)
+
+
+@pytest.mark.parametrize("kind", PROBABILISTIC)
 def test_one_text_alone_is_finite(kind):
     """No negatives at all: the value and every gradient stay finite."""
     audio, text = pairs()

@@ -1,6 +1,7 @@
 """The model: published sizes, front end, masks, independence of batch mates, captions."""
 
 import dataclasses
+import functools
 import importlib
 
 import jax
@@ -48,6 +49,10 @@ PUBLISHED = {
     "musiccoca": 250_169_089,
     "slap": 202_321_945,
 }
+# Of a block 4 x 512 x 384 weights of attention, 2 x 512 x 1024 of the feed-forward, their biases
+# and two norms; 100 positions, patches of 4 x 128 values and the final norm; 512 to 192.
+MELODY_BLOCK = 4 * 512 * 384 + 3 * 384 + 512 + 2 * 512 * 1024 + 1024 + 512 + 4 * 512
+MELODY = 12 * MELODY_BLOCK + 512 * (100 + 4 * 128 + 1 + 2) + (512 + 1) * 192 + 1
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -61,6 +66,18 @@ def test_parameters_of_published_models(name):
         assert tree.size(params["audio_tower"]) == HTSAT
         hidden = 768 * 512 + 512 + 512 * 512 + 512
         assert tree.size(params["audio_projection"]) == hidden
+
+
+def test_parameters_of_the_published_melody_embedding():
+    task = Task(experiment("melody_vit", ""))
+    params = jax.eval_shape(task.init_variables, jax.random.key(0))["params"]
+    assert tree.size(params) == MELODY == 22_496_449
+    assert "text_tower" not in params and "text_projection" not in params
+    audio = task.batch_spec(2)["audio"]
+    pair = functools.partial(task.model.apply, method=JointModel.pair)
+    shapes = jax.eval_shape(pair, {"params": params}, audio, audio)
+    assert shapes.audio.shape == shapes.text.shape == (2, 192)
+    assert task.joint_config.spectrogram == (401, 128) and task.joint_config.audio.grid == (100, 1)
 
 
 @pytest.mark.parametrize("name", ["mulan_ast", "clap"])

@@ -84,6 +84,25 @@ def test_texts_in_batches(joint):
     assert joint.embed_text(ids[:0], mask[:0]).shape == (0, joint.config.embed_dim)
 
 
+def test_three_melodies_of_ten_seconds():
+    """MusicLM's windows of 4 s every 3 s; a melody embedding reads no text."""
+    config = importlib.import_module("mgen.configs.joint.tiny_melody").get_config("smoke")
+    config.data.seconds = 4.0
+    task = Task(config)
+    state = jax.jit(task.init)(jax.random.key(0))
+    melody = FrozenJoint.from_trained(config, state.inference_params, state.variables)
+    rate = melody.config.sample_rate
+    audio = noise(10 * rate)
+    vectors = melody.window_embeddings(audio, stride_seconds=3.0)
+    assert vectors.shape == (3, melody.config.embed_dim)
+    for vector, start in zip(vectors, (0, 3, 6)):
+        window = audio[start * rate : (start + 4) * rate]
+        np.testing.assert_allclose(vector, melody.window_embeddings(window)[0], atol=1e-5)
+    assert len(melody.window_embeddings(noise(10 * rate + 1), stride_seconds=3.0)) == 4
+    with pytest.raises(UserError, match="reads no text"):
+        melody.embed_text(np.zeros((1, 16), np.int32), np.ones((1, 16), bool))
+
+
 def test_wrong_shapes_are_refused(joint):
     for shape in [(100,), (100, 2), (0, 1)]:
         with pytest.raises(UserError, match=r"expected \[T, 1\] with T > 0 at 16000 Hz"):

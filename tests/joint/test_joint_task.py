@@ -25,7 +25,8 @@ def experiment(name, **changes):
     config.optim.update(schedule="constant", warmup=5, learning_rate=5e-3)
     config.model.embed_dim = 16
     config.model.spec_augment.update(time_masks=0, mel_masks=0)
-    config.model.text.dropout = 0.0
+    if config.model.text is not None:
+        config.model.text.dropout = 0.0
     if config.model.audio_kind == "vit":
         config.model.audio.patchout = 0.0
     config.data.batch_size = BATCH
@@ -48,6 +49,12 @@ def pairs(task, seed=0):
     time = np.arange(config.samples) / config.sample_rate
     pitch = 100.0 * 40.0 ** (np.arange(batch) / batch)
     audio = 0.3 * np.sin(2 * np.pi * pitch[:, None] * time[None])
+    if config.text is None:
+        # The other rendition: softer, an octave added.
+        other = 0.5 * audio + 0.1 * np.sin(4 * np.pi * pitch[:, None] * time[None])
+        sides = {"audio": audio, "other": other}
+        batch = {name: jnp.asarray(x[..., None], jnp.float32) for name, x in sides.items()}
+        return batch | {"piece": jnp.arange(len(audio), dtype=jnp.int32)}
     ids = rng.integers(4, config.text.vocab_size, (batch, config.text_length))
     mask = np.arange(config.text_length)[None] < rng.integers(5, 9, batch)[:, None]
     return {
@@ -86,6 +93,53 @@ def test_matching_pairs_are_learned(name):
     # Batch norm's running statistics are not quite those of the batch that SLAP was trained on.
     least = 0.9 if name == "tiny_slap" else 1.0
     assert min(found["text_to_audio/recall_at_1"], found["audio_to_text/recall_at_1"]) >= least
+
+
+def test_melodies_are_learned():
+    """Twelve pairs of renditions: both sides through one tower, retrieval becomes perfect."""
+    task, state, step = compiled("tiny_melody")
+    assert set(state.params) == {"audio_tower", "audio_projection", "scores"}
+    batch, history = pairs(task), []
+    for i in range(100):
+        state, metrics = step(state, batch, jax.random.key(i))
+        history.append(metrics)
+    first, last = history[0], history[-1]
+    assert last["matching"] < 0.2 * task.config.loss.margin < first["matching"]
+    assert last["spread"] > 0.1 and last["steps_at_chance"] == 0
+    assert last["accuracy_audio_to_other"] == last["accuracy_other_to_audio"] == 1
+    assert "temperature" not in last and "chance" not in last
+    joint = FrozenJoint.from_trained(task.config, state.inference_params, state.variables)
+    sides = [
+        np.stack([joint.embed_audio(np.asarray(x)) for x in batch[n]]) for n in ("audio", "other")
+    ]
+    assert retrieval.retrieval(*sides, ks=(1,))["recall_at_1"] == 1
+    # What is heard does not depend on the side that it is on.
+    swapped = batch | {"audio": batch["other"], "other": batch["audio"]}
+    metrics = [jax.jit(task.eval_step)(state, b, jax.random.key(0)) for b in (batch, swapped)]
+    np.testing.assert_allclose(metrics[0]["matching"], metrics[1]["matching"], rtol=1e-5)
+
+
+def test_renditions_of_one_piece_are_no_negatives():
+    task, state, step = compiled("tiny_melody")
+    batch = pairs(task)
+    one = batch | {"piece": jnp.zeros(BATCH, jnp.int32)}
+    matching = [step(state, b, jax.random.key(0))[1]["matching"] for b in (batch, one)]
+    assert matching[0] > 0.5 * task.config.loss.margin and matching[1] == 0
+    two = batch | {"piece": jnp.arange(BATCH, dtype=jnp.int32) % 2}
+    found = task.baseline(iter([]), iter([two]))
+    np.testing.assert_allclose(found["chance_loss"], task.config.loss.margin)
+    np.testing.assert_allclose(found["chance_accuracy"], 2 / (BATCH + 2), rtol=1e-6)
+
+
+def test_collapsed_melodies_warn():
+    task, state, step = compiled("tiny_melody")
+    batch = pairs(task)
+    silence = batch | {name: jnp.zeros_like(batch[name]) for name in ("audio", "other")}
+    after, metrics = step(state, silence, jax.random.key(0))
+    np.testing.assert_allclose(metrics["matching"], task.config.loss.margin, rtol=1e-4)
+    assert metrics["steps_at_chance"] == 1 == after.variables["collapse"]["steps"]
+    (warning,) = task.warnings({"steps_at_chance": float(COLLAPSE_STEPS)})
+    assert warning.startswith("all embeddings have been the same") and "loss.margin" in warning
 
 
 def assert_target_moved(decay, before, after):
@@ -195,6 +249,12 @@ def test_step_on_eight_devices_equals_one():
     assert done.returncode == 0 and "equal" in done.stdout, done.stderr[-3000:]
 
 
+def test_manifest_of_melodies_names_no_text():
+    task = Task(experiment("tiny_melody"))
+    fields = {"sample_rate": 16000, "channels": 1, "window_seconds": 1.0, "embed_dim": 16}
+    assert task.manifest() == fields and task.files() == {}
+
+
 def test_manifest_says_what_consumers_check():
     assert Task(experiment("tiny_mulan")).manifest() == {
         "sample_rate": 16000,
@@ -209,7 +269,7 @@ def test_manifest_says_what_consumers_check():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (dict(loss__kind="triplet"), r"config\.loss\.kind is 'triplet'"),
+        (dict(loss__kind="hinge"), r"config\.loss\.kind is 'hinge'"),
         (dict(loss__kind="slap"), r"config\.model\.predictor_hidden is 0"),
         (dict(loss__caption_weight=1.0), r"config\.loss\.caption_weight is 1\.0"),
     ],
@@ -217,3 +277,16 @@ def test_manifest_says_what_consumers_check():
 def test_settings_that_do_not_go_together_are_refused(change, message):
     with pytest.raises(UserError, match=message):
         Task(experiment("tiny_mulan", **change))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(loss__kind="slap"), r"config\.model\.predictor_hidden is 0"),
+        (dict(model__predictor_hidden=8), r"model\.predictor_hidden is 8, expected 0 without a te"),
+        (dict(model__decoder_layers=1), r"model\.decoder_layers is 1, expected 0 without a text"),
+    ],
+)
+def test_text_is_needed_for_some(change, message):
+    with pytest.raises(UserError, match=message):
+        Task(experiment("tiny_melody", **change))

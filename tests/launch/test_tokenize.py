@@ -27,9 +27,11 @@ CONFIGS = {
     "codec": "codec.tiny_16khz",
     "semantic": "semantic.tiny_w2vbert",
     "joint": "joint.tiny_mulan",
+    "melody": "joint.tiny_melody",
 }
 SMALL = KMeansConfig(size=16, batch=64, passes=2)
 SECONDS = 4.0
+HOP = 3.0  # s, of the melody's windows
 
 
 def untrained(name, workdir, seed=0):
@@ -52,10 +54,14 @@ def untrained(name, workdir, seed=0):
 def models(scores, tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     found = {name: untrained(name, folder / name) for name in CONFIGS}
-    for name, layer, levels in (("semantic", 1, 1), ("joint", None, 3)):
+    for name, layer, levels, size, stride in (
+        ("semantic", 1, 1, 16, 1.0),
+        ("joint", None, 3, 16, 1.0),
+        ("melody", None, 2, 8, HOP),
+    ):
         out = folder / f"{name}_codebook"
-        config = dataclasses.replace(SMALL, levels=levels)
-        of = features.of_encoder(found[name], layer)
+        config = dataclasses.replace(SMALL, levels=levels, size=size)
+        of = features.of_encoder(found[name], layer, stride_seconds=stride)
         features.fit_codebook(of, scores, out, config, max_seconds=SECONDS)
         found[f"{name}_codebook"] = str(out)
     return tokenize.Models(**found)
@@ -93,7 +99,8 @@ def test_streams_have_the_lengths_that_their_rates_say(written, scores, models):
     assert len(source) == 2 * len(records)
     about = manifest.read(written)
     assert set(about["parents"]) == {
-        "codec", "semantic", "semantic_codebook", "joint", "joint_codebook"
+        "codec", "semantic", "semantic_codebook", "joint", "joint_codebook", "melody",
+        "melody_codebook",
     }  # fmt: skip
     for index in range(len(source)):
         piece = source[index]
@@ -101,9 +108,15 @@ def test_streams_have_the_lengths_that_their_rates_say(written, scores, models):
         assert len(piece["semantic"]) == pytest.approx(25 * SECONDS, abs=1)
         assert piece["acoustic"].max() < about["streams"]["acoustic"]["codebook_size"]
         assert piece["semantic"].shape[1] == 1 and piece["semantic"].max() < 16
-        assert piece["joint"].shape[1] == 3 and len(piece["joint_embedding"]) == len(piece["joint"])
-        book = Codebook.load(models.joint_codebook)
-        np.testing.assert_array_equal(book.encode(piece["joint_embedding"]), piece["joint"])
+        # Windows of 1 s, one every second, and one every three.
+        assert piece["joint"].shape[1] == 3 and piece["melody"].shape[1] == 2
+        assert len(piece["joint"]) == pytest.approx(4, abs=1) and len(piece["melody"]) == 2
+        for name in ("joint", "melody"):
+            book = Codebook.load(getattr(models, f"{name}_codebook"))
+            np.testing.assert_array_equal(book.encode(piece[f"{name}_embedding"]), piece[name])
+    streams = about["streams"]
+    assert streams["melody"]["frame_rate"] == 1 / HOP and streams["joint"]["frame_rate"] == 1
+    assert streams["melody"]["codebooks"] == 2 and streams["melody"]["codebook_size"] == 8
 
 
 def test_audio_of_a_piece_can_be_made_again_from_the_manifest(written, scores, models):
@@ -128,15 +141,15 @@ def test_audio_of_a_piece_can_be_made_again_from_the_manifest(written, scores, m
 
 
 def test_one_pass_equals_one_model_at_a_time(written, models, scores, tmp_path):
-    empty = dict.fromkeys(("codec", "semantic", "semantic_codebook", "joint", "joint_codebook"), "")
+    empty = dict.fromkeys(vars(models), "")
     together = tokens.open_tokens(written, "train")
-    for name in ("codec", "semantic"):
+    for name in ("codec", "semantic", "melody"):
         own = {f: getattr(models, f) for f in empty if f.startswith(name)}
         out = tmp_path / name
         tokenize.tokenize(tokenize.Models(**{**empty, **own}), make_job(scores, out, renders=2))
         alone = tokens.open_tokens(out, "train")
         stream = {"codec": "acoustic"}.get(name, name)
-        assert set(alone.frames) == {stream}
+        assert set(alone.frames) - {"melody_embedding"} == {stream}
         for index in range(len(alone)):
             np.testing.assert_array_equal(alone[index][stream], together[index][stream])
 
@@ -204,7 +217,7 @@ def test_what_was_made_otherwise_is_refused_by_name(
     with pytest.raises(UserError, match="cut into 3 shards, expected 4"):
         write(tokenizer, dataclasses.replace(job, num_shards=4))
     only = tokenize.Tokenizer(tokenizer.stages[:1], {})
-    with pytest.raises(UserError, match=r"has .*(joint|semantic).*expected none"):
+    with pytest.raises(UserError, match=r"has .*(joint|semantic|melody).*expected none"):
         write(only, job)
     about = manifest.read(written)
     text = json.dumps(about)
@@ -228,6 +241,8 @@ def test_models_that_do_not_belong_together(models, tmp_path):
         tokenize.load(swap)
     with pytest.raises(UserError, match="--joint and --joint_codebook: expected both"):
         tokenize.load(dataclasses.replace(models, joint_codebook=""))
+    with pytest.raises(UserError, match="--melody and --melody_codebook: expected both"):
+        tokenize.load(dataclasses.replace(models, melody=""))
     with pytest.raises(UserError, match="no model given"):
         tokenize.load(tokenize.Models())
     with pytest.raises(UserError, match="family is 'semantic', expected 'joint'"):

@@ -1,0 +1,88 @@
+"""The memorisation audit of a trained language model: its workdir, its token dataset and the
+codebook of the tokens in, the figures of `mgen.metrics.memorization` out.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mgen import manifest
+from mgen.errors import UserError
+from mgen.inputs import tokens
+from mgen.kmeans import Codebook
+from mgen.lm.sample import FrozenLM, SamplingConfig
+from mgen.metrics import memorization
+from mgen.train import checkpoint
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """What is asked of the model.
+
+    Attributes:
+      split: whose passages; a held-out one tells what is reached without having seen them.
+      n: passages, each of a piece of its own.
+      prompt_seconds: lengths of the prompt; seconds: of the continuation.
+      threshold: similarity of an approximate match.
+      temperature: of the sampling; 0 is greedy, as MusicLM's audit.
+      batch: passages at once.
+      seed: of the choice of passages, and of samples.
+    """
+
+    split: str = "train"
+    n: int = 256
+    prompt_seconds: Sequence[float] = (0.0, 1.0, 2.0, 5.0)
+    seconds: float = 5.0
+    threshold: float = memorization.THRESHOLD
+    temperature: float = 0.0
+    batch: int = 16
+    seed: int = 0
+
+
+def audit(
+    lm: str | Path, dataset: str | Path, codebook: str | Path, options: Options
+) -> tuple[list[dict[str, float]], float]:
+    """Rows of `memorization.audit`, and the frames a second of the tokens.
+
+    Args:
+      lm: workdir; prompts come with the attributes of their pieces where the model has any.
+      dataset: token dataset that it was trained on.
+      codebook: of the tokens, from `launch/fit_codebook.py`; "" for none.
+
+    Raises:
+      UserError: tokens of other models than those of the training, or of another codebook, a split
+        without passages that long.
+    """
+    task: Any
+    task, state = checkpoint.load_state(lm, "lm")
+    stream = task.config.data.stream
+    vectors, parents = None, dict(manifest.read(lm)["parents"])
+    if codebook:
+        book = Codebook.load(codebook)
+        vectors, parents[f"{stream}_codebook"] = book.vectors, book.fingerprint
+    expect = {**task.requires(), "parents": parents}
+    pieces = tokens.open_tokens(dataset, options.split, expect, [stream])
+    rate = float(pieces.manifest["streams"][stream]["frame_rate"])
+    if min(options.prompt_seconds, default=-1) < 0:
+        raise UserError(f"prompt_seconds is {options.prompt_seconds}, expected seconds from 0 on")
+    model = FrozenLM.from_trained(task.lm_config, task.generator_params(state))
+    sampling = SamplingConfig(temperature=options.temperature, top_k=0, guidance=1.0)
+
+    def generate(attributes: Any, **given: Any) -> Any:
+        fields = attributes if task.lm_config.attribute_sizes else None
+        return model.generate(attributes=fields, sampling=sampling, **given)
+
+    rows = memorization.audit(
+        generate,
+        pieces,
+        stream,
+        prompts=[round(seconds * rate) for seconds in options.prompt_seconds],
+        frames=max(1, round(options.seconds * rate)),
+        count=options.n,
+        vectors=vectors,
+        threshold=options.threshold,
+        seed=options.seed,
+        batch=options.batch,
+    )
+    return rows, rate
