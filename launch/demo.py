@@ -33,10 +33,10 @@ def main(argv: list[str]) -> None:
     train = [f"--config=codec/tiny_16khz{size}", f"--workdir={codec}"]
     stage("train", *train, f"--config.data.dataset={data}")
     stage("tokenize", f"--codec={codec}", f"--dataset={data}", f"--out={tokens}")
-    train = [f"--config=lm/tiny{size}", f"--workdir={lm}"]
+    train = [f"--config=hierarchy/tiny_musicgen{size}", f"--workdir={lm}"]
     stage("train", *train, f"--config.data.dataset={tokens}")
     models = [f"--lm={lm}", f"--codec={codec}"]
-    stage("generate", *models, "--n=3", "--seed=1", f"--seconds={seconds}", f"--out={out}")
+    stage("generate", *models, "--n=3", "--seed=1", f"--duration={seconds}", f"--out={out}")
     for workdir in (codec, lm):
         stage("evaluate", f"--workdir={workdir}", f"--out={work / 'report' / workdir.name}")
     report.demo(out, work / "report" / "codec", work / "report" / "lm")

@@ -33,7 +33,7 @@ def main(argv: list[str]) -> None:
     from mgen.export import artefact, signatures
     from mgen.inputs import attributes
     from mgen.joint.config import VOCABULARY
-    from mgen.lm.sample import SamplingConfig
+    from mgen.lm.filters import SamplingConfig
 
     formats, platforms = tuple(_FORMATS.value), tuple(_PLATFORMS.value)
     job = artefact.Job(out=_OUT.value, formats=formats, platforms=platforms)
@@ -46,10 +46,10 @@ def main(argv: list[str]) -> None:
         if (trained.workdir / VOCABULARY).is_file():
             files[VOCABULARY] = trained.workdir / VOCABULARY
     if _LM.value:
-        made = chain.load(_LM.value, _CODEC.value)
-        frames = max(1, round(_SECONDS.value * codec.config.frame_rate))
-        how, fingerprint = SamplingConfig(), made.about["lm"]
-        models.append(signatures.of_lm(made.lm, fingerprint, frames, how, attributes.NAMES))
+        made = chain.load([_LM.value], _CODEC.value)
+        stage, fingerprint, how = made.stages[0], made.about["lm_0"], SamplingConfig()
+        fields = attributes.NAMES
+        models.append(signatures.of_stage(stage, fingerprint, _SECONDS.value, how, fields))
     print(artefact.report(artefact.write(job, models, files)))
     print(f"{_OUT.value}: {', '.join(job.formats)}")
 

@@ -1,8 +1,7 @@
-"""Sample music from a trained language model: a WAV, its codes, a picture and a JSON for each clip.
+"""Sample music from trained language models: a WAV, its codes, a picture and a JSON for each clip.
 
-mgen generate --lm=out/lm --codec=out/codec --out=out/clips --n=3 --seconds=6 --seed=1
-mgen generate --lm=out/lm --codec=out/codec --out=out/clips --condition=metre=3/4,mode=minor
-mgen generate --lm=out/lm --codec=out/codec --out=out/clips --prompt=start.wav --seconds=10
+mgen generate --lm=out/lm --codec=out/codec --out=out/clips --n=3 --duration=6
+mgen generate --lm=SEMANTIC,COARSE,FINE --codec=CODEC --joint=JOINT --prompt="a slow waltz" ...
 """
 
 import sys
@@ -10,24 +9,30 @@ import sys
 if __name__ == "__main__":
     sys.path.pop(0)  # launch/tokenize.py must not shadow the standard library's tokenize
 
-import numpy as np
 from absl import flags
 
 from mgen import cli
 
-_LM = flags.DEFINE_string("lm", None, "Workdir of a trained language model.", required=True)
-_CODEC = flags.DEFINE_string(
-    "codec", None, "Workdir of the codec it was trained on.", required=True
-)
+_LM = flags.DEFINE_list("lm", None, "Workdirs of language models, in order.", required=True)
+_CODEC = flags.DEFINE_string("codec", None, "Workdir of their codec.", required=True)
 _OUT = flags.DEFINE_string("out", None, "Folder for the clips.", required=True)
+_JOINT = flags.DEFINE_string("joint", "", "Workdir of a joint embedding, for text and style.")
+_SEMANTIC = flags.DEFINE_string("semantic", "", "Workdir of an encoder, for audio prompts.")
+_BOOK = flags.DEFINE_string("semantic_codebook", "", "Its codebook.")
 _N = flags.DEFINE_integer("n", 1, "Number of clips.", lower_bound=1)
-_SECONDS = flags.DEFINE_float("seconds", 6.0, "Length of a clip, the prompt included.", 0.1, 600.0)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the first clip; the others count up.")
-_CONDITION = flags.DEFINE_string("condition", "", "Such as metre=3/4,mode=minor.")
-_PROMPT = flags.DEFINE_string("prompt", "", "Audio file to continue.")
+_WISH = dict(
+    seconds=flags.DEFINE_float("duration", 6.0, "Seconds, the prompt included.", 0.1, 3600.0),
+    text=flags.DEFINE_string("prompt", "", "What it should sound like."),
+    style=flags.DEFINE_string("style", "", "Audio file that it should sound like."),
+    story=flags.DEFINE_string("story", "", "Prompts by second: '0:a slow intro; 15:louder'."),
+    condition=flags.DEFINE_string("condition", "", "Such as metre=3/4,mode=minor."),
+    prompt=flags.DEFINE_string("audio_prompt", "", "Audio file to continue."),
+)
+_BEST = flags.DEFINE_integer("best_of", 1, "Of so many, keep what fits the prompt best.", 1)
 _LOUDNESS = flags.DEFINE_float("loudness", -18.0, "LUFS of the clips, within full scale.")
 _SAMPLING = [
-    flags.DEFINE_float("temperature", 1.0, "0 takes the likeliest token.", 0.0),
+    flags.DEFINE_list("temperature", [], "One a model; 0 takes the likeliest token."),
     flags.DEFINE_integer("top_k", 250, "Draw from the k likeliest tokens; 0: all.", 0),
     flags.DEFINE_float("top_p", 1.0, "Draw from the likeliest tokens of this mass.", 0.0, 1.0),
     flags.DEFINE_float("guidance", 3.0, "Scale of classifier-free guidance; 1: off."),
@@ -37,20 +42,17 @@ _SAMPLING = [
 def main(argv: list[str]) -> None:
     del argv
     from mgen import chain, clips
-    from mgen.lm.sample import SamplingConfig
 
     clips.make_folder(_OUT.value)
-    sampling = SamplingConfig(**{flag.name: flag.value for flag in _SAMPLING})
-    model = chain.load(_LM.value, _CODEC.value)
-    seeds = np.arange(_SEED.value, _SEED.value + _N.value)
+    sampling = chain.sampling(len(_LM.value), **{flag.name: flag.value for flag in _SAMPLING})
+    wish = chain.Wish(**{name: flag.value for name, flag in _WISH.items()})
+    model = chain.load(_LM.value, _CODEC.value, _JOINT.value, _SEMANTIC.value, _BOOK.value)
+    seeds = list(range(_SEED.value, _SEED.value + _N.value))
     with clips.stopwatch() as watch:
-        made = model.generate(_SECONDS.value, seeds, sampling, _CONDITION.value, _PROMPT.value)
-    rate = model.codec.config.sample_rate
-    seconds = made[1].shape[0] * made[1].shape[1] / rate
-    about = cli.flag_values(main) | {"n": 1, "models": model.about, "speed": watch.speed(seconds)}
-    for seed, codes, audio in zip(seeds, *made):
-        clip = about | {"seed": int(seed)}
-        print(clips.write(_OUT.value, f"seed{seed}", audio, rate, codes, clip, _LOUDNESS.value))
+        made = model.best(wish, seeds, sampling, _BEST.value)
+    seconds = made[2].shape[0] * made[2].shape[1] / model.sample_rate
+    about = cli.flag_values(main) | {"models": model.about, "speed": watch.speed(seconds)}
+    print(*clips.write_batch(_OUT.value, made, model.sample_rate, about, _LOUDNESS.value), sep="\n")
     print(watch.describe(seconds))
 
 

@@ -7,11 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
+
 from mgen import manifest
 from mgen.errors import UserError
 from mgen.inputs import tokens
 from mgen.kmeans import Codebook
-from mgen.lm.sample import FrozenLM, SamplingConfig
+from mgen.lm.condition import Condition
+from mgen.lm.filters import SamplingConfig
+from mgen.lm.stages import FrozenStage
+from mgen.lm.streams import JOINT, JOINT_VECTORS, Stage
 from mgen.metrics import memorization
 from mgen.train import checkpoint
 
@@ -46,7 +51,8 @@ def audit(
     """Rows of `memorization.audit`, and the frames a second of the tokens.
 
     Args:
-      lm: workdir; prompts come with the attributes of their pieces where the model has any.
+      lm: workdir of a model that writes one whole stream; prompts come with the attributes and
+        the joint tokens of their pieces where the model reads them.
       dataset: token dataset that it was trained on.
       codebook: of the tokens, from `launch/fit_codebook.py`; "" for none.
 
@@ -56,22 +62,26 @@ def audit(
     """
     task: Any
     task, state = checkpoint.load_state(lm, "lm")
-    stream = task.config.data.stream
+    stream = target_stream(task.stage, lm)
     vectors, parents = None, dict(manifest.read(lm)["parents"])
     if codebook:
         book = Codebook.load(codebook)
         vectors, parents[f"{stream}_codebook"] = book.vectors, book.fingerprint
     expect = {**task.requires(), "parents": parents}
-    pieces = tokens.open_tokens(dataset, options.split, expect, [stream])
+    read = [stream, JOINT_VECTORS] if task.joint else [stream]
+    pieces = tokens.open_tokens(dataset, options.split, expect, read)
     rate = float(pieces.manifest["streams"][stream]["frame_rate"])
     if min(options.prompt_seconds, default=-1) < 0:
         raise UserError(f"prompt_seconds is {options.prompt_seconds}, expected seconds from 0 on")
-    model = FrozenLM.from_trained(task.lm_config, task.generator_params(state))
+    model = FrozenStage.from_trained(task.config, task.generator_params(state), state.variables)
     sampling = SamplingConfig(temperature=options.temperature, top_k=0, guidance=1.0)
 
-    def generate(attributes: Any, **given: Any) -> Any:
-        fields = attributes if task.lm_config.attribute_sizes else None
-        return model.generate(attributes=fields, sampling=sampling, **given)
+    def generate(attributes: Any, embeddings: Any, **given: Any) -> Any:
+        condition = Condition(
+            attributes=attributes if task.lm_config.attribute_sizes else None,
+            prefix=(jnp.asarray(model.joint_tokens(embeddings)),) if task.joint else (),
+        )
+        return model.lm.generate(condition=condition, sampling=sampling, **given)
 
     rows = memorization.audit(
         generate,
@@ -86,3 +96,16 @@ def audit(
         batch=options.batch,
     )
     return rows, rate
+
+
+def target_stream(stage: Stage, lm: str | Path) -> str:
+    """The one stream that a stage writes, all levels, from nothing but joint tokens; `UserError`
+    for another stage."""
+    (part, *more) = stage.target
+    others = [p.stream for p in (*stage.prefix, *stage.aligned) if p.stream != JOINT]
+    if more or part.first or others or stage.vectors:
+        raise UserError(
+            f"{lm}: writes {part.stream} from {', '.join(others) or 'several streams'}, expected a "
+            "stage that writes one whole stream from joint tokens or nothing"
+        )
+    return part.stream

@@ -1,29 +1,32 @@
-"""Stages joined: trained models as `launch/` loads them, a language model and the codec whose
-tokens it speaks.
+"""Stages joined: trained models as `launch/` loads them, and the chain from text to audio.
 
 With `mgen.tokenize` and `mgen.features` the modules that know more than one family. `launch/` and
 the notebooks call them.
 """
 
 import dataclasses
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from mgen.audio import io
 from mgen.codec.sample import FrozenCodec
 from mgen.errors import UserError
 from mgen.inputs import attributes
+from mgen.inputs.mixes import converted
 from mgen.inputs.vocabulary import Vocabulary
 from mgen.joint.config import VOCABULARY
 from mgen.joint.sample import FrozenJoint
-from mgen.lm.model import LMConfig
-from mgen.lm.sample import FrozenLM, SamplingConfig
+from mgen.kmeans import Codebook
+from mgen.lm import stages
+from mgen.lm.filters import SamplingConfig
+from mgen.lm.stages import Directions, FrozenStage, Timeline
 from mgen.semantic.config import SemanticConfig
 from mgen.semantic.sample import FrozenSemantic
 from mgen.train.checkpoint import Trained, load_trained
-from mgen.typing import Array, ndarray
+from mgen.typing import ndarray
 
 
 def load_codec(workdir: str | Path) -> tuple[FrozenCodec, Trained]:
@@ -45,81 +48,243 @@ def load_joint(workdir: str | Path) -> tuple[FrozenJoint, Trained]:
     return FrozenJoint.from_trained(trained.config, trained.params, trained.variables), trained
 
 
+def load_stage(workdir: str | Path) -> tuple[FrozenStage, Trained]:
+    """The language model trained in `workdir`; `UserError` where there is none."""
+    trained = load_trained(workdir, "lm")
+    return FrozenStage.from_trained(trained.config, trained.params, trained.variables), trained
+
+
 def vocabulary_of(trained: Trained) -> Vocabulary:
     """The vocabulary that a model was trained with, from its workdir."""
     return Vocabulary(trained.workdir / VOCABULARY)
 
 
-@dataclasses.dataclass(frozen=True)
-class Chain:
-    """A trained language model with its codec.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Wish:
+    """What a clip should be.
 
     Attributes:
-      about: fingerprints of both, for the JSON beside a clip.
+      seconds: its length, the prompt included.
+      text: what it should sound like; style: an audio file that it should sound like.
+      story: texts by second, instead of one: "0:a slow intro; 15:louder".
+      condition: classes, see `mgen.inputs.attributes.parse`.
+      prompt: audio file that it goes on from; any sample rate and channel count.
     """
 
-    lm: FrozenLM
+    seconds: float
+    text: str = ""
+    style: str | Path = ""
+    story: str = ""
+    condition: str = ""
+    prompt: str | Path = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Chain:
+    """Language models, each reading what those before it write, and the codec that plays the last
+    one's tokens.
+
+    Attributes:
+      joint, vocabulary: for text and style; semantic, semantic_codebook: for prompts of a chain
+        with a semantic stage. None where they are not needed.
+      about: fingerprints of all, for the JSON beside a clip.
+    """
+
+    stages: tuple[FrozenStage, ...]
     codec: FrozenCodec
-    about: dict[str, str]
+    joint: FrozenJoint | None = None
+    vocabulary: Vocabulary | None = None
+    semantic: FrozenSemantic | None = None
+    semantic_codebook: Codebook | None = None
+    about: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz."""
+        return self.codec.config.sample_rate
 
     def generate(
-        self,
-        seconds: float,
-        seeds: ndarray,
-        sampling: SamplingConfig,
-        condition: str = "",
-        prompt: str | Path = "",
+        self, wish: Wish, seeds: ndarray, sampling: Sequence[SamplingConfig]
     ) -> tuple[ndarray, ndarray]:
         """Codes int32 [B, F, K] and audio float32 [B, T, C], one clip a seed.
 
         Args:
-          seconds: length of a clip, the prompt included.
-          condition: see `mgen.inputs.attributes.parse`.
-          prompt: audio file that every clip goes on from; any sample rate and channel count.
+          sampling: one for each stage.
 
-        Raises `UserError` for a condition or a prompt that does not fit.
+        Raises `UserError` for a wish that these models cannot follow.
         """
-        frames = max(1, round(seconds * self.codec.config.frame_rate))
+        *_, streams = self.stream(wish, seeds, sampling)
+        return streams["acoustic"], self.codec.decode_long(streams["acoustic"])
+
+    def best(
+        self, wish: Wish, seeds: Sequence[int], sampling: Sequence[SamplingConfig], of: int
+    ) -> tuple[ndarray, ndarray, ndarray]:
+        """Seeds, codes and audio as `generate` gives them, each the one of `of` clips that fits the
+        text best; the candidates for seed s have the seeds s, s + n, s + 2n, ... of n seeds."""
+        if of > 1 and not wish.text:
+            raise UserError("--best_of: expected --prompt, a text to compare the clips with")
+        rounds = [np.asarray(seeds) + i * len(seeds) for i in range(of)]
+        made = [(own, *self.generate(wish, own, sampling)) for own in rounds]
+        if of == 1:
+            return made[0]
+        chosen = np.argmax([self.score(audio, wish.text) for _, _, audio in made], axis=0)
+        kept, codes, audio = (
+            np.stack([made[i][part][clip] for clip, i in enumerate(chosen)]) for part in range(3)
+        )
+        return kept, codes, audio
+
+    def listen(
+        self, wish: Wish, seeds: ndarray, sampling: Sequence[SamplingConfig], seconds: float = 1.0
+    ) -> Iterator[ndarray]:
+        """Blocks of audio [B, t, C] while the rest is still being made; joined they are what
+        `generate` gives. The codec decodes `seconds` at a time."""
+
+        def blocks() -> Iterator[ndarray]:
+            heard = 0
+            for streams in self.stream(wish, seeds, sampling):
+                codes = streams["acoustic"]
+                yield codes[:, heard:]
+                heard = codes.shape[1]
+
+        return self.codec.decode_chunks(blocks(), seconds=seconds)
+
+    def stream(
+        self, wish: Wish, seeds: ndarray, sampling: Sequence[SamplingConfig]
+    ) -> Iterator[dict[str, ndarray]]:
+        """All token streams int32 [B, F, K] as far as they are made, after each window."""
+        seeds = np.asarray(seeds)
+        directions = self._directions(wish, len(seeds))
+        given = self._prompt(wish, len(seeds)) if wish.prompt else None
+        timelines = [
+            Timeline(stage, wish.seconds, seeds, directions, own, given)
+            for stage, own in zip(self.stages, sampling, strict=True)
+        ]
+        return stages.run(timelines)
+
+    def score(self, audio: ndarray, text: str) -> ndarray:
+        """Cosine [B] between clips [B, T, C] at the codec's rate and a text (MusicLM's MuLan cycle
+        consistency)."""
+        joint = self._need_joint("text")
+        rate, layout = self.sample_rate, joint.config
+        heard = [
+            joint.embed_audio(converted(clip, rate, layout.sample_rate, layout.channels))
+            for clip in audio
+        ]
+        return np.stack(heard) @ self._texts([text])[0]
+
+    def _directions(self, wish: Wish, batch: int) -> Directions:
         fields = None
-        if self.lm.config.attribute_sizes:
-            fields = jnp.tile(attributes.parse(condition), (len(seeds), 1))
-        elif condition:
-            raise UserError(f"--condition={condition}: this model was trained without conditions")
-        codes = self.lm.generate(
-            frames=frames,
-            seeds=jnp.asarray(seeds),
-            prompt=self._prompt_codes(prompt, seconds, len(seeds)) if prompt else None,
-            attributes=fields,
-            sampling=sampling,
-        )
-        return np.asarray(codes), self.codec.decode_long(np.asarray(codes))
-
-    def _prompt_codes(self, prompt: str | Path, seconds: float, batch: int) -> Array:
-        config = self.codec.config
-        length = io.info(prompt).duration
-        if length >= seconds:
+        if any(stage.lm.config.attribute_sizes for stage in self.stages):
+            fields = np.tile(attributes.parse(wish.condition), (batch, 1))
+        elif wish.condition:
             raise UserError(
-                f"{prompt}: {length:.1f} s long, expected less than the {seconds:.1f} s of the clip"
+                f"--condition={wish.condition}: this model was trained without conditions"
             )
-        audio = io.read(prompt, sample_rate=config.sample_rate, channels=config.channels)
+        if bool(wish.text) + bool(wish.style) + bool(wish.story) > 1:
+            raise UserError("--prompt, --style and --story: expected one of them")
+        vectors: list[tuple[float, ndarray]] = []
+        if wish.style:
+            joint = self._need_joint("style")
+            layout = dict(sample_rate=joint.config.sample_rate, channels=joint.config.channels)
+            vectors = [(0.0, joint.embed_audio(io.read(wish.style, **layout)))]
+        elif wish.text or wish.story:
+            story = parse_story(wish.story) if wish.story else [(0.0, wish.text)]
+            embedded = self._texts([text for _, text in story])
+            vectors = [(second, vector) for (second, _), vector in zip(story, embedded)]
+        tiled = tuple((second, np.tile(vector, (batch, 1))) for second, vector in vectors)
+        return Directions(tiled, fields)
+
+    def _texts(self, texts: list[str]) -> ndarray:
+        joint = self._need_joint("text")
+        assert self.vocabulary is not None
+        return joint.embed_text(*self.vocabulary.encode(texts, joint.config.text_length))
+
+    def _need_joint(self, what: str) -> FrozenJoint:
+        if self.joint is None:
+            raise UserError(f"{what} given: expected --joint, and a model trained on joint tokens")
+        return self.joint
+
+    def _prompt(self, wish: Wish, batch: int) -> dict[str, ndarray]:
+        """The streams of the prompt that the stages write."""
+        config, path = self.codec.config, wish.prompt
+        length = io.info(path).duration
+        if length >= wish.seconds:
+            raise UserError(
+                f"{path}: {length:.1f} s long, expected less than the {wish.seconds:.1f} s of the "
+                "clip"
+            )
+        audio = io.read(path, sample_rate=config.sample_rate, channels=config.channels)
         codes = self.codec.encode_long(audio[None])[:, : int(length * config.frame_rate)]
-        return jnp.tile(codes, (batch, 1, 1))
+        streams = {"acoustic": codes}
+        if any("semantic" in {p.stream for p in stage.stage.target} for stage in self.stages):
+            if self.semantic is None or self.semantic_codebook is None:
+                raise UserError(f"{path}: expected --semantic and --semantic_codebook with it")
+            encoder, book = self.semantic, self.semantic_codebook
+            rate = book.about["frame_rate"]
+            audio = io.read(path, sample_rate=encoder.config.sample_rate, channels=1)
+            features = encoder.features_long(audio, book.about["layer"], rate)
+            streams["semantic"] = book.encode(features)[None, : int(length * rate)]
+        return {name: np.tile(codes, (batch, 1, 1)) for name, codes in streams.items()}
 
 
-def load(lm_workdir: str | Path, codec_workdir: str | Path) -> Chain:
-    """Both from their workdirs; `UserError` where the tokens were made by another codec."""
-    trained = load_trained(lm_workdir, "lm")
-    codec, codec_trained = load_codec(codec_workdir)
-    parent = trained.manifest["parents"].get("codec")
-    if parent != codec_trained.fingerprint:
-        raise UserError(
-            f"{lm_workdir}: was trained on tokens of codec {str(parent)[:12]}, "
-            f"{codec_workdir} is codec {codec_trained.fingerprint[:12]}"
-        )
-    shape = trained.config.codec
-    config = LMConfig.from_config(
-        trained.config.model, num_codebooks=shape.codebooks, codebook_size=shape.codebook_size
-    )
-    lm = FrozenLM.from_trained(config, trained.params)
-    about = {"lm": trained.fingerprint, "codec": codec_trained.fingerprint}
-    return Chain(lm, codec, about)
+def parse_story(text: str) -> list[tuple[float, str]]:
+    """(second, text) in order from "0:a slow intro; 15:louder"; `UserError` for anything else."""
+    found = []
+    for part in filter(str.strip, text.split(";")):
+        second, _, prompt = part.partition(":")
+        try:
+            found.append((float(second), prompt.strip()))
+        except ValueError:
+            found.append((-1.0, ""))
+        if found[-1][0] < 0 or not found[-1][1]:
+            raise UserError(f"--story: {part.strip()!r}, expected SECOND:PROMPT; SECOND:PROMPT ...")
+    return sorted(found)
+
+
+def sampling(count: int, temperature: Sequence[str] = (), **fields: Any) -> list[SamplingConfig]:
+    """Settings of `count` stages; without temperatures MusicLM's where there are several."""
+    defaults = stages.TEMPERATURES if count > 1 else (1.0,)
+    values = temperature or [str(defaults[min(i, len(defaults) - 1)]) for i in range(count)]
+    try:
+        numbers = [float(value) for value in values]
+    except ValueError:
+        raise UserError(f"--temperature={','.join(values)}: expected numbers") from None
+    if len(numbers) == 1:
+        numbers *= count
+    if len(numbers) != count:
+        raise UserError(f"--temperature: {len(numbers)} numbers, expected one, or {count}")
+    return [SamplingConfig(temperature=value, **fields) for value in numbers]
+
+
+def load(
+    lms: Sequence[str | Path],
+    codec: str | Path,
+    joint: str | Path = "",
+    semantic: str | Path = "",
+    semantic_codebook: str | Path = "",
+) -> Chain:
+    """From workdirs; `UserError` where the tokens were made by other models."""
+    loaded = [load_stage(workdir) for workdir in lms]
+    frozen, codec_trained = load_codec(codec)
+    own = {"codec": codec_trained.fingerprint}
+    parts: dict[str, Any] = {}
+    if joint:
+        parts["joint"], trained = load_joint(joint)
+        parts["vocabulary"] = vocabulary_of(trained)
+        own["joint"] = trained.fingerprint
+    if semantic:
+        parts["semantic"], trained = load_semantic(semantic)
+        own["semantic"] = trained.fingerprint
+    if semantic_codebook:
+        parts["semantic_codebook"] = Codebook.load(semantic_codebook)
+        own["semantic_codebook"] = parts["semantic_codebook"].fingerprint
+    for workdir, (_, trained) in zip(lms, loaded):
+        for name, fingerprint in own.items():
+            parent = trained.manifest["parents"].get(name)
+            if parent != fingerprint and (parent or name == "codec"):
+                raise UserError(
+                    f"{workdir}: was trained on tokens of {name} {str(parent)[:12]}, "
+                    f"given is {name} {fingerprint[:12]}"
+                )
+    own |= {f"lm_{i}": trained.fingerprint for i, (_, trained) in enumerate(loaded)}
+    return Chain(tuple(stage for stage, _ in loaded), frozen, **parts, about=own)

@@ -54,6 +54,22 @@ def write(
     return wav
 
 
+def write_batch(
+    folder: str | Path,
+    made: tuple[ndarray, ndarray, ndarray],
+    sample_rate: int,
+    about: dict[str, Any],
+    loudness: float | None,
+) -> list[Path]:
+    """`write` for clips "seed<s>": seeds [B], codes [B, F, K] and audio [B, T, C]. What is said
+    of each makes that one again."""
+    return [
+        write(folder, f"seed{seed}", audio, sample_rate, codes, about | own, loudness)
+        for seed, codes, audio in zip(*made)
+        for own in ({"seed": int(seed), "n": 1, "best_of": 1},)
+    ]
+
+
 def make_folder(folder: str | Path) -> Path:
     """Creates `folder`; `UserError` where a file stands in the way or it may not be written."""
     try:

@@ -19,6 +19,8 @@ import numpy as np
 from mgen.errors import UserError
 from mgen.interop import musicgen
 from mgen.lm import decode
+from mgen.lm.condition import Condition
+from mgen.lm.config import LMConfig
 from mgen.lm.sample import FrozenLM
 
 PROMPT = 64  # positions in the cache before the first timed step
@@ -27,6 +29,7 @@ TURNS = 3
 VECTORS = 16
 TEXT_WIDTH = 768  # of T5-base
 BATCHES = (1, 8)
+SLOTS = np.arange(4)[None]  # a step holds all codebooks
 
 
 def run() -> list[dict[str, Any]]:
@@ -94,18 +97,19 @@ class _Ours:
 
     def __init__(self, model: FrozenLM, prompt: np.ndarray, vectors: np.ndarray):
         config, self.batch = model.config, len(prompt)
-        condition = decode.Condition(None, jnp.asarray(vectors), jnp.ones(vectors.shape[:2], bool))
+        condition = Condition(vectors=jnp.asarray(vectors), mask=jnp.ones(vectors.shape[:2], bool))
         empty = jnp.zeros((self.batch, config.num_codebooks, config.codebook_size))
 
-        def prefill(weights: Any, condition: decode.Condition, tokens: jax.Array) -> decode.Cache:
-            length = PROMPT + STEPS
-            cache = decode.init_cache(config, weights, condition, self.batch, length)
-            return decode.forward(config, weights, cache, condition, tokens, 0)[1]
+        def prefill(weights: Any, condition: Condition, tokens: jax.Array) -> decode.Cache:
+            cache = decode.init_cache(config.transformer, self.batch, PROMPT + STEPS)
+            cache = decode.remember_condition(config, weights, cache, condition)
+            return _forward(config, weights, cache, condition, tokens, 0)[1]
 
-        def steps(weights: Any, condition: decode.Condition, cache: decode.Cache) -> jax.Array:
+        def steps(weights: Any, condition: Condition, cache: decode.Cache) -> jax.Array:
             def body(i: jax.Array, carry: Any) -> Any:
                 tokens, _, cache = carry
-                logits, cache = decode.step(config, weights, cache, condition, tokens, i)
+                x, cache = _forward(config, weights, cache, condition, tokens[:, None], i)
+                logits = decode.logits(config, weights, x, SLOTS)
                 return logits.argmax(axis=-1).astype(jnp.int32), logits, cache
 
             start = jnp.zeros((self.batch, config.num_codebooks), jnp.int32)
@@ -122,6 +126,21 @@ class _Ours:
     def decode(self) -> np.ndarray:
         """Logits [B, K, V] of the last step."""
         return np.asarray(self._steps(self._cache))
+
+
+def _forward(
+    config: LMConfig,
+    weights: Any,
+    cache: decode.Cache,
+    condition: Condition,
+    tokens: jax.Array,
+    start: Any,
+) -> tuple[jax.Array, decode.Cache]:
+    positions = start + jnp.arange(tokens.shape[1])[None]
+    x = decode.target(config, weights, condition, tokens, SLOTS[:, None], positions)
+    x = decode.add_positions(config, x, positions)
+    stack = weights["transformer"]
+    return decode.forward(config.transformer, stack, cache, x, positions, start, condition.mask)
 
 
 class _Peer:

@@ -12,10 +12,14 @@ import jax.numpy as jnp
 
 from mgen.codec.config import CodecConfig
 from mgen.codec.sample import FrozenCodec
+from mgen.errors import UserError
 from mgen.export.signature import Arrays, Model, Signature, symbolic
 from mgen.joint.sample import FrozenJoint
-from mgen.lm import sample
-from mgen.lm.sample import FrozenLM, SamplingConfig
+from mgen.lm.condition import Condition
+from mgen.lm.filters import SamplingConfig
+from mgen.lm.sample import FrozenLM
+from mgen.lm.stages import FrozenStage
+from mgen.lm.streams import JOINT
 from mgen.typing import Params
 
 
@@ -99,50 +103,59 @@ def of_joint(joint: FrozenJoint, fingerprint: str) -> Model:
     return Model("joint", joint.variables, tuple(signatures), fingerprint, about)
 
 
-def of_lm(
-    lm: FrozenLM, fingerprint: str, frames: int, sampling: SamplingConfig, fields: dict[str, Any]
+def of_stage(
+    stage: FrozenStage,
+    fingerprint: str,
+    seconds: float,
+    sampling: SamplingConfig,
+    fields: dict[str, Any],
 ) -> Model:
-    """`generate`: seed int32 [b], temperature and guidance float32 [], and the model's condition
-    (attributes int32 [b, A], 0 unknown; or vectors float32 [b, c, W] and their mask) -> codes int32
-    [b, frames, K].
+    """`generate`: seed int32 [b], temperature and guidance float32 [], and the model's conditions
+    (attributes int32 [b, A], 0 unknown; vectors float32 [b, c, W] and mask bool [b, c]; prefix_<i>
+    int32 [b, N, K]) -> codes int32 [b, frames, K].
 
     Args:
       sampling: top_k and top_p; temperature and guidance are inputs.
       fields: names and values of the attributes.
     """
+    lm, frames = stage.lm, stage.stage.frames(seconds)
+    if not isinstance(lm, FrozenLM):
+        raise UserError("this model is masked, expected one that goes on step by step")
     config = lm.config
-    filters = (sampling.top_k > 0, sampling.top_p < 1)
-    fixed = {"top_k": jnp.float32(sampling.top_k), "top_p": jnp.float32(sampling.top_p)}
     shapes: dict[str, tuple[str, Any]] = {"seed": ("b", jnp.int32)}
     if config.attribute_sizes:
         shapes["attributes"] = (f"b, {len(config.attribute_sizes)}", jnp.int32)
     if config.condition_width:
-        shapes["condition"] = (f"b, c, {config.condition_width}", jnp.float32)
-        shapes["condition_mask"] = ("b, c", jnp.bool_)
+        shapes["vectors"] = (f"b, c, {config.condition_width}", jnp.float32)
+        shapes["mask"] = ("b, c", jnp.bool_)
+    for i, part in enumerate(stage.stage.prefix):
+        rows = 1 if part.stream == JOINT else part.rows(seconds)
+        shapes[f"prefix_{i}"] = (f"b, {rows}, {part.levels}", jnp.int32)
     guided = len(shapes) > 1
     shapes["temperature"] = ("", jnp.float32)
     if guided:
         shapes["guidance"] = ("", jnp.float32)
 
     def generate(params: Params, inputs: Arrays) -> Arrays:
-        seeds = inputs["seed"]
-        condition = (inputs.get(name) for name in ("attributes", "condition", "condition_mask"))
-        codes = sample._generate(
-            dataclasses.replace(lm, weights=params),
-            seeds,
-            jnp.zeros((seeds.shape[0], 0, config.num_codebooks), jnp.int32),
-            sample.Condition(*condition),
-            fixed | {name: inputs[name] for name in ("temperature", "guidance") if name in inputs},
+        numbers: Any = {n: inputs[n] for n in ("temperature", "guidance") if n in inputs}
+        condition = Condition(
+            attributes=inputs.get("attributes"),
+            vectors=inputs.get("vectors"),
+            mask=inputs.get("mask"),
+            prefix=tuple(inputs[name] for name in shapes if name.startswith("prefix_")),
+        )
+        codes = dataclasses.replace(lm, weights=params).generate(
             frames=frames,
-            filters=filters,
-            guided=guided,
+            seeds=inputs["seed"],
+            condition=condition,
+            sampling=dataclasses.replace(sampling, **numbers),
         )
         return {"codes": codes}
 
     about = {
         "frames": frames,
         "codebooks": config.num_codebooks,
-        "codebook_size": config.codebook_size,
+        "codebook_sizes": list(config.sizes),
         "top_k": sampling.top_k,
         "top_p": sampling.top_p,
         "attributes": fields if config.attribute_sizes else {},

@@ -54,10 +54,10 @@ class AudioCodesExample:
         tokens, records = self.sources[pair[0]]
         config, piece = self.config, tokens[pair[1]]
         name, _, seed = piece["id"].rpartition("/")
-        codes = piece[config["stream"]]
-        length = crop_frames(tokens, config["stream"], config["seconds"])
+        codes = piece[config["streams"][0]]
+        length = crop_frames(tokens, config["streams"][0], config["seconds"])
         first = int(rng.integers(len(codes) - length + 1))
-        start = first / tokens.manifest["streams"][config["stream"]]["frame_rate"]
+        start = first / tokens.manifest["streams"][config["streams"][0]]["frame_rate"]
         renders = tokens.manifest["renders"] if records.scores else 1
         record = records[tokens.item(pair[1]) // renders]
         if record.id != name:

@@ -18,6 +18,9 @@ from mgen.inputs.record import STEM, Record
 from mgen.inputs.records import RecordSource
 from mgen.inputs.vocabulary import Vocabulary
 
+VECTORS = "_embedding"  # ends the name of the vectors beside a stream of codes
+TEXT = "text"  # vectors of a text encoder, one row a token of the piece's description
+
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
@@ -38,25 +41,42 @@ def usable(source: Any, config: Any) -> range | list[int]:
     """
     if not isinstance(source, tokens.TokenSource):
         return range(len(source))
-    length = crop_frames(source, config.stream, config.seconds)
-    frames = source.frames[config.stream]
-    found = np.flatnonzero(frames >= length).tolist()
-    if not found:
-        raise UserError(
-            f"{source.folder}: the longest piece of split {source.split!r} has"
-            f" {frames.max()} frames, expected {length} for data.seconds={config.seconds}"
-        )
-    return found
+    fine = np.ones(len(source), bool)
+    for stream in cut_streams(source, config.streams):
+        length = crop_frames(source, stream, config.seconds)
+        frames = source.frames[stream]
+        fine &= frames >= length
+        if not fine.any():
+            raise UserError(
+                f"{source.folder}: the longest piece of split {source.split!r} has"
+                f" {frames.max()} frames of {stream}, expected {length} for"
+                f" data.seconds={config.seconds}"
+            )
+    return np.flatnonzero(fine).tolist()
+
+
+def cut_streams(source: tokens.TokenSource, streams: Sequence[str]) -> list[str]:
+    """Those of the streams that are cut to a crop: all but vectors of windows."""
+    return [name for name in streams if name in source.manifest["streams"]]
+
+
+def frame_rate(source: tokens.TokenSource, stream: str) -> float:
+    """Frames a second; of "joint_embedding", which belongs to the stream "joint", windows."""
+    return source.manifest["streams"][stream.removesuffix(VECTORS)]["frame_rate"]
 
 
 def crop_frames(source: tokens.TokenSource, stream: str, seconds: float) -> int:
     """Frames of a crop."""
-    return max(1, round(seconds * source.manifest["streams"][stream]["frame_rate"]))
+    return max(1, round(seconds * frame_rate(source, stream)))
 
 
 @dataclasses.dataclass(frozen=True)
-class CodesExample:
-    """{"codes": int32 [F, K], "attributes": int32 [A]}, a random crop of `data.stream`."""
+class StreamsExample:
+    """A random crop of each of `data.streams`, int32 [F, K], and "attributes" int32 [A].
+
+    Vectors of windows [W, D] become the mean of those within the crop, float32 [D] (MusicLM,
+    section 4.2); those of "text" float32 [data.text_length, D] and "text_mask".
+    """
 
     sources: list[tokens.TokenSource]
     config: dict[str, Any]
@@ -64,12 +84,44 @@ class CodesExample:
 
     def __call__(self, g: int, pair: tuple[int, int]) -> dict[str, np.ndarray]:
         rng = np.random.default_rng([self.seed, g])
-        source = self.sources[pair[0]]
+        source, seconds = self.sources[pair[0]], self.config["seconds"]
         piece = source[pair[1]]
-        codes = piece[self.config["stream"]]
-        length = crop_frames(source, self.config["stream"], self.config["seconds"])
-        start = int(rng.integers(len(codes) - length + 1))
-        return {"codes": codes[start : start + length], "attributes": piece["attributes"]}
+        cut = cut_streams(source, self.config["streams"])
+        # Crops start where the slowest stream has a frame, so that all are of the same time.
+        slowest = min(cut, key=lambda name: frame_rate(source, name))
+        room = min(
+            (len(piece[name]) - crop_frames(source, name, seconds)) / frame_rate(source, name)
+            for name in cut
+        )
+        rate = frame_rate(source, slowest)
+        start = int(rng.integers(int(room * rate + 1e-6) + 1)) / rate
+        found = {"attributes": piece["attributes"]}
+        for name in self.config["streams"]:
+            if name in cut:
+                first = round(start * frame_rate(source, name))
+                found[name] = piece[name][first : first + crop_frames(source, name, seconds)]
+            elif name == TEXT:
+                found |= self.text(piece[name])
+            else:
+                found[name] = self.mean(source, name, piece[name], start)
+        return found
+
+    def text(self, vectors: np.ndarray) -> dict[str, np.ndarray]:
+        """The vectors of a piece's description, cut or filled up to `data.text_length` rows."""
+        length = self.config["text_length"]
+        rows = vectors[:length]
+        padded = np.pad(rows, ((0, length - len(rows)), (0, 0))).astype(np.float32)
+        return {TEXT: padded, f"{TEXT}_mask": np.arange(length) < len(rows)}
+
+    def mean(
+        self, source: tokens.TokenSource, name: str, vectors: np.ndarray, start: float
+    ) -> np.ndarray:
+        """Of the windows that lie within the crop, or of the one that covers it best."""
+        about = source.manifest["streams"][name.removesuffix(VECTORS)]
+        room = max(0.0, self.config["seconds"] - about["window_seconds"])
+        first = min(round(start * about["frame_rate"]), len(vectors) - 1)
+        last = max(first, int((start + room) * about["frame_rate"]))
+        return vectors[first : last + 1].mean(axis=0).astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True)

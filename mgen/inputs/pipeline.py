@@ -27,7 +27,7 @@ __all__ = ["Iterator", "RecordSource", "check", "default_config", "make_iterator
 
 Iterator: TypeAlias = grain.DatasetIterator[dict[str, np.ndarray]]
 
-VIEWS = ("audio", "audio_text", "audio_codes", "audio_pair", "stems", "codes")
+VIEWS = ("audio", "audio_text", "audio_codes", "audio_pair", "stems", "streams")
 SOURCES = ("any", "mix", "stems")
 
 
@@ -39,12 +39,14 @@ def default_config(**overrides: Any) -> ml_collections.ConfigDict:
     train_split, eval_split: names of splits.
     view: "audio" {audio [B, T, C]}, "audio_text" {audio [B, T, C] (the mix), text int32 [B, L],
       text_mask bool [B, L]}, "stems" {stems [B, S, T, C], mix [B, T, C], stem_mask [B, S],
-      programs [B, S]}, "codes" {codes [B, F, K], attributes [B, A]}, "audio_codes" {audio [B, T,
-      C], codes [B, F, K]} of the same crop, "audio_pair" {audio, other [B, T, C], piece int32 [B]},
-      two renditions of a score's melody, see `mgen.inputs.pairs`.
+      programs [B, S]}, "streams" {each of `streams`: codes [B, F, K] or vectors [B, D], attributes
+      [B, A]}, "audio_codes" {audio [B, T, C], codes [B, F, K]} of the same crop, "audio_pair"
+      {audio, other [B, T, C], piece int32 [B]}, two renditions of a score's melody, see
+      `mgen.inputs.pairs`.
     audio: the prepared dataset that the token dataset was made of, with "audio_codes" (as many as
       datasets, separated by commas).
-    stream: what "codes" are: "acoustic", "semantic" (K is 1) or "joint", see `mgen.inputs.tokens`.
+    streams: of a token dataset: "acoustic", "semantic" (K is 1), "joint_embedding" (the mean over
+      the crop's windows), see `mgen.inputs.tokens`; "codes" of "audio_codes" are the first.
     sample_rate: Hz; channels: 1 or 2; seconds: length of a crop; batch_size: over all processes.
     vocabulary: SentencePiece model of the text, see `mgen.inputs.vocabulary`; text_length: L. A
       record without captions is described from what is known of it.
@@ -67,7 +69,7 @@ def default_config(**overrides: Any) -> ml_collections.ConfigDict:
             train_split="train",
             eval_split="validation",
             view="audio",
-            stream="acoustic",
+            streams=("acoustic",),
             audio="",
             sample_rate=16000,
             channels=1,
@@ -166,7 +168,7 @@ def check(config: ml_collections.ConfigDict, requires: dict[str, Any]) -> dict[s
     for split in (config.train_split, config.eval_split):
         _open(config, split)
     parents: dict[str, str] = {}
-    if config.view in ("codes", "audio_codes"):
+    if config.view in ("streams", "audio_codes"):
         for path in _paths(config.dataset):
             found = manifest.read(path)
             manifest.require(found, f"{path}/{manifest.FILE}", **requires)
@@ -188,8 +190,8 @@ def _open(config: ml_collections.ConfigDict, split: str) -> list[Any]:
             f"data.weights has {len(config.weights)} values, expected one for each of the"
             f" {len(paths)} datasets"
         )
-    if config.view in ("codes", "audio_codes"):
-        found = [tokens.open_tokens(path, split, streams=[config.stream]) for path in paths]
+    if config.view in ("streams", "audio_codes"):
+        found = [tokens.open_tokens(path, split, streams=config.streams) for path in paths]
         return _with_audio(found, config, split) if config.view == "audio_codes" else found
     sources = [open_records(path, split) for path in paths]
     if config.view == "stems" or config.remix:
@@ -240,8 +242,8 @@ def _builder(
     settings = config.to_dict()
     if config.view == "audio_codes":
         return aligned.AudioCodesExample(list(sources), settings, seed)
-    if config.view == "codes":
-        return examples.CodesExample(list(sources), settings, seed)
+    if config.view == "streams":
+        return examples.StreamsExample(list(sources), settings, seed)
     if config.view == "audio_pair":
         return pairs.PairExample(list(sources), settings, seed, train)
     return examples.AudioExample(list(sources), settings, seed, train)

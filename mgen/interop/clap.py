@@ -93,6 +93,7 @@ def clap_params(config: JointConfig, state: Mapping[str, np.ndarray]) -> Params:
             "out": dense(reader, f"{name}.linear2", config.embed_dim, config.embed_dim),
         }
 
+    assert config.text is not None
     reader.take("logit_scale_t", ())
     params: Params = {
         "scores": {"log_scale": reader.take("logit_scale_a", ())},

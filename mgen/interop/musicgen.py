@@ -3,13 +3,19 @@
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from mgen.errors import UserError
-from mgen.interop.transformer_weights import activation
-from mgen.lm.model import LMConfig, stack_layers
+from mgen.interop.torch_weights import Reader
+from mgen.interop.transformer_weights import (
+    activation,
+    arrange,
+    dense,
+    finish,
+    heads_in,
+    heads_out,
+    layer_norm,
+)
+from mgen.lm.config import LMConfig
 from mgen.typing import Params
 
 _NORMS = {
@@ -19,6 +25,8 @@ _NORMS = {
 }
 _ATTENTIONS = {"self_attn": "attention", "encoder_attn": "cross_attention"}
 _PROJECTIONS = {"q_proj": "query", "k_proj": "key", "v_proj": "value"}
+# Parts of a conditional model that are not the language model's.
+_OTHERS = ("text_encoder.", "audio_encoder.")
 
 
 def lm_config(decoder: Any, condition_width: int | None = None, **overrides: Any) -> LMConfig:
@@ -37,8 +45,7 @@ def lm_config(decoder: Any, condition_width: int | None = None, **overrides: Any
     # Stereo checkpoints interleave left and right codebooks and delay each pair together.
     delays = tuple(k // decoder.audio_channels for k in range(streams))
     return LMConfig(
-        num_codebooks=streams,
-        codebook_size=decoder.vocab_size,
+        sizes=(decoder.vocab_size,) * streams,
         layout="delay",
         delays=() if decoder.audio_channels == 1 else delays,
         dim=decoder.hidden_size,
@@ -64,61 +71,46 @@ def lm_params(config: LMConfig, state: Mapping[str, np.ndarray]) -> Params:
     Raises:
       UserError: a weight is missing, of another shape, or has no place.
     """
-    names = set(state)
-    prefix = "decoder." if "decoder.lm_heads.0.weight" in names else ""
-    ours = {n for n in names if n.startswith((prefix, "enc_to_dec_proj."))}
-    # Fixed sinusoids, stored by old checkpoints.
-    ours = {n for n in ours if not n.endswith("embed_positions.weights")}
-
-    def take(name: str, *shape: int) -> np.ndarray:
-        if name not in names:
-            raise UserError(f"{name}: missing from the weights")
-        ours.discard(name)
-        if state[name].shape != shape:
-            raise UserError(f"{name}: shape is {state[name].shape}, expected {shape}")
-        return np.asarray(state[name], np.float32)
-
-    dim, heads, width = config.dim, config.heads, config.head_dim
-
-    def norm(name: str) -> Params:
-        return {"scale": take(f"{name}.weight", dim), "bias": take(f"{name}.bias", dim)}
+    # Fixed sinusoids are stored by old checkpoints.
+    own = {n: v for n, v in state.items() if not n.startswith(_OTHERS)}
+    reader = Reader({n: v for n, v in own.items() if not n.endswith("embed_positions.weights")})
+    prefix = "decoder." if "decoder.lm_heads.0.weight" in reader else ""
+    dim, heads = config.dim, config.heads
 
     def attention(name: str) -> Params:
-        out = {
-            new: {"kernel": take(f"{name}.{old}.weight", dim, dim).T.reshape(dim, heads, width)}
-            for old, new in _PROJECTIONS.items()
+        return {
+            **{
+                new: heads_in(reader, f"{name}.{old}", dim, heads, bias=False)
+                for old, new in _PROJECTIONS.items()
+            },
+            "out": heads_out(reader, f"{name}.out_proj", dim, heads, bias=False),
         }
-        kernel = take(f"{name}.out_proj.weight", dim, dim).T.reshape(heads, width, dim)
-        return out | {"out": {"kernel": kernel}}
 
     def block(name: str) -> Params:
         return {
-            **{new: norm(f"{name}.{old}") for old, new in _NORMS.items()},
+            **{new: layer_norm(reader, f"{name}.{old}", dim) for old, new in _NORMS.items()},
             **{new: attention(f"{name}.{old}") for old, new in _ATTENTIONS.items()},
-            "ff_in": {"kernel": take(f"{name}.fc1.weight", config.ff, dim).T},
-            "ff_out": {"kernel": take(f"{name}.fc2.weight", dim, config.ff).T},
+            "ff_in": dense(reader, f"{name}.fc1", dim, config.ff, bias=False),
+            "ff_out": dense(reader, f"{name}.fc2", config.ff, dim, bias=False),
         }
 
     model = f"{prefix}model.decoder"
-    streams = range(config.num_codebooks)
-    rows = config.codebook_size + 1
-    tables = [take(f"{model}.embed_tokens.{k}.weight", rows, dim) for k in streams]
-    kernels = [take(f"{prefix}lm_heads.{k}.weight", rows - 1, dim).T for k in streams]
+    streams, rows = range(config.num_codebooks), config.codebook_size + 1
+    tables = [reader.take(f"{model}.embed_tokens.{k}.weight", (rows, dim)) for k in streams]
+    kernels = [
+        dense(reader, f"{prefix}lm_heads.{k}", dim, rows - 1, bias=False)["kernel"] for k in streams
+    ]
+    stack: Params = {
+        **{f"layers_{i}": block(f"{model}.layers.{i}") for i in range(config.layers)},
+        "final_norm": layer_norm(reader, f"{model}.layer_norm", dim),
+    }
     params: Params = {
         "embed": {"embedding": np.concatenate(tables)},
-        "heads": {"kernel": np.stack(kernels, axis=1)},
-        "transformer": {
-            **{f"layers_{i}": block(f"{model}.layers.{i}") for i in range(config.layers)},
-            "final_norm": norm(f"{model}.layer_norm"),
-        },
+        "heads": {"kernel": np.stack(kernels)},
+        "transformer": arrange(stack, config.scan),
     }
     if config.condition_width != dim:
-        kernel = take("enc_to_dec_proj.weight", dim, config.condition_width).T
-        params["condition_projection"] = {
-            "kernel": kernel,
-            "bias": take("enc_to_dec_proj.bias", dim),
-        }
-    if ours:
-        raise UserError(f"{min(ours)}: weight without a place in this model")
-    params = jax.tree.map(jnp.asarray, params)
-    return stack_layers(params) if config.scan else params
+        params["condition_projection"] = dense(
+            reader, "enc_to_dec_proj", config.condition_width, dim
+        )
+    return finish(reader, params)

@@ -10,82 +10,83 @@ from the embedding to the logits. The cache is one array a layer, [B, G, C, hd],
 
 from collections.abc import Callable
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mgen.lm.model import LMConfig, unstack_layers
-from mgen.nn.attention import cached_attention
-from mgen.nn.embed import rope, sinusoidal, sum_rows
-from mgen.nn.transformer import ACTIVATIONS
+from mgen.lm.condition import Condition
+from mgen.lm.config import LMConfig, rows
+from mgen.lm.model import inside, unstack_layers
+from mgen.nn.attention import cached_attention, visible
+from mgen.nn.embed import RelativeBias, rope, sinusoidal, sum_rows, take_rows
+from mgen.nn.transformer import ACTIVATIONS, TransformerConfig
 from mgen.typing import Array, Bool, Float, Int, Params
 
 Cache = list[dict[str, Array]]
 Matrix = dict[str, Array]  # "w" [out, in], and "b" [out, 1] where there is a bias
 
 
-@flax.struct.dataclass
-class Condition:
-    """What a batch is conditioned on; a pytree, each part None where the model has no such input.
-
-    Attributes:
-      attributes: int32 [B, A] categorical fields, 0 unknown.
-      vectors: float32 [B, C, W] for cross-attention.
-      mask: bool [B, C], True where `vectors` holds something.
-    """
-
-    attributes: Array | None = None
-    vectors: Array | None = None
-    mask: Array | None = None
-
-
 def arrange(config: LMConfig, params: Params) -> Params:
     """Weights of `LM` (scanned or not) as decoding reads them; float32."""
-
-    def matrix(*layers: Params, inputs: int = 1) -> Matrix:
-        """One [out, in] matrix of several layers that read the same input of `inputs` axes."""
-        kernels = [layer["kernel"] for layer in layers]
-        flat = [k.reshape(int(np.prod(k.shape[:inputs])), -1) for k in kernels]
-        out = {"w": jnp.concatenate(flat, axis=1).T}
-        if "bias" in layers[0]:
-            out["b"] = jnp.concatenate([layer["bias"].reshape(-1, 1) for layer in layers])
-        return out
-
-    def norm(layer: Params) -> Params:
-        return {name: value[:, None] for name, value in layer.items()}
-
-    def block(layer: Params) -> Params:
-        attention = layer["attention"]
-        out = {
-            "attention_norm": norm(layer["attention_norm"]),
-            "qkv": matrix(attention["query"], attention["key"], attention["value"]),
-            "out": matrix(attention["out"], inputs=2),
-            "ff_norm": norm(layer["ff_norm"]),
-            "ff_in": matrix(layer["ff_in"]),
-            "ff_out": matrix(layer["ff_out"]),
-        }
-        if "cross_attention" in layer:
-            cross = layer["cross_attention"]
-            out["cross_attention_norm"] = norm(layer["cross_attention_norm"])
-            out["cross_query"] = matrix(cross["query"])
-            out["cross_kv"] = matrix(cross["key"], cross["value"])
-            out["cross_out"] = matrix(cross["out"], inputs=2)
-        return out
-
-    trunk = unstack_layers(params)["transformer"]
+    params = unstack_layers(params)
     weights = {
-        "embed": params["embed"]["embedding"],
-        "layers": [block(trunk[f"layers_{i}"]) for i in range(config.layers)],
-        "heads": matrix(params["heads"]),
+        name: value["embedding"]
+        for name, value in params.items()
+        if name in ("embed", "attributes") or name.startswith(("prefix_", "aligned_"))
     }
-    if "attributes" in params:
-        weights["attributes"] = params["attributes"]["embedding"]
-    if "condition_projection" in params:
-        weights["condition_projection"] = matrix(params["condition_projection"])
-    if "final_norm" in trunk:
-        weights["final_norm"] = norm(trunk["final_norm"])
+    for name in ("condition_projection", "front_projection", "depth_projection"):
+        if name in params:
+            weights[name] = _matrix(params[name])
+    for name in ("transformer", "depth"):
+        if name in params:
+            weights[name] = _stack(params[name])
+    kernel = params["heads"]["kernel"]  # [K, D, V]
+    weights["heads"] = {"w": kernel.transpose(0, 2, 1).reshape(-1, kernel.shape[1])}
+    if config.bias:
+        weights["heads"]["b"] = params["heads"]["bias"].reshape(-1, 1)
     return weights
+
+
+def _stack(params: Params) -> Params:
+    depth = sum(name.startswith("layers_") for name in params)
+    out = {"layers": [_block(params[f"layers_{i}"]) for i in range(depth)]}
+    if "final_norm" in params:
+        out["final_norm"] = _norm(params["final_norm"])
+    if "relative_bias" in params:
+        out["relative_bias"] = params["relative_bias"]["embedding"]
+    return out
+
+
+def _block(layer: Params) -> Params:
+    attention = layer["attention"]
+    out = {
+        "attention_norm": _norm(layer["attention_norm"]),
+        "qkv": _matrix(attention["query"], attention["key"], attention["value"]),
+        "out": _matrix(attention["out"], inputs=2),
+        "ff_norm": _norm(layer["ff_norm"]),
+        **{name: _matrix(layer[name]) for name in ("ff_in", "ff_gate", "ff_out") if name in layer},
+    }
+    if "cross_attention" in layer:
+        cross = layer["cross_attention"]
+        out["cross_attention_norm"] = _norm(layer["cross_attention_norm"])
+        out["cross_query"] = _matrix(cross["query"])
+        out["cross_kv"] = _matrix(cross["key"], cross["value"])
+        out["cross_out"] = _matrix(cross["out"], inputs=2)
+    return out
+
+
+def _matrix(*layers: Params, inputs: int = 1) -> Matrix:
+    """One [out, in] matrix of several layers that read the same input of `inputs` axes."""
+    kernels = [layer["kernel"] for layer in layers]
+    flat = [k.reshape(int(np.prod(k.shape[:inputs])), -1) for k in kernels]
+    out = {"w": jnp.concatenate(flat, axis=1).T}
+    if "bias" in layers[0]:
+        out["b"] = jnp.concatenate([layer["bias"].reshape(-1, 1) for layer in layers])
+    return out
+
+
+def _norm(layer: Params) -> Params:
+    return {name: value[:, None] for name, value in layer.items()}
 
 
 def linear(matrix: Matrix, x: Float[Array, "D N"]) -> Float[Array, "E N"]:
@@ -93,12 +94,13 @@ def linear(matrix: Matrix, x: Float[Array, "D N"]) -> Float[Array, "E N"]:
     return y + matrix["b"] if "b" in matrix else y
 
 
-def normalise(config: LMConfig, layer: Params, x: Float[Array, "D N"]) -> Float[Array, "D N"]:
+def normalise(
+    stack: TransformerConfig, layer: Params, x: Float[Array, "D N"]
+) -> Float[Array, "D N"]:
     """Layer or root-mean-square norm over the first axis."""
-    epsilon = config.transformer.norm_epsilon
-    if config.norm == "layer":
+    if stack.norm == "layer":
         x = x - x.mean(axis=0, keepdims=True)
-    x = x * jax.lax.rsqrt(jnp.square(x).mean(axis=0, keepdims=True) + epsilon)
+    x = x * jax.lax.rsqrt(jnp.square(x).mean(axis=0, keepdims=True) + stack.norm_epsilon)
     x = x * layer["scale"]
     return x + layer["bias"] if "bias" in layer else x
 
@@ -114,6 +116,18 @@ def merge_heads(x: Float[Array, "B H L hd"]) -> Float[Array, "E N"]:
     return x.transpose(1, 3, 0, 2).reshape(x.shape[1] * x.shape[3], -1)
 
 
+def as_columns(x: Float[Array, "B L D"]) -> Float[Array, "D N"]:
+    """Columns in (batch, position) order."""
+    return x.reshape(-1, x.shape[-1]).T
+
+
+def init_cache(stack: TransformerConfig, batch: int, length: int) -> Cache:
+    """An empty cache for `length` positions."""
+    width = stack.head_dim or stack.dim // stack.heads
+    shape = (batch, stack.kv_heads, length, width)
+    return [{"k": jnp.zeros(shape), "v": jnp.zeros(shape)} for _ in range(stack.layers)]
+
+
 def grow_cache(cache: Cache, length: int) -> Cache:
     """The cache with room for `length` positions."""
 
@@ -123,142 +137,208 @@ def grow_cache(cache: Cache, length: int) -> Cache:
     return [entry | {"k": grow(entry["k"]), "v": grow(entry["v"])} for entry in cache]
 
 
-def init_cache(
-    config: LMConfig, weights: Params, condition: Condition, batch: int, length: int
+def remember_condition(
+    config: LMConfig, weights: Params, cache: Cache, condition: Condition
 ) -> Cache:
-    """An empty cache for `length` positions, with the keys and values of the condition."""
-    trunk = config.transformer
-    shape = (batch, trunk.kv_heads, length, config.head_dim)
-    cache = [{"k": jnp.zeros(shape), "v": jnp.zeros(shape)} for _ in range(config.layers)]
-    if not config.condition_width or condition.vectors is None:
+    """The cache with the keys and values of the vectors for cross-attention."""
+    vectors = condition.vectors
+    if not config.condition_width or vectors is None:
         return cache
-    memory = condition.vectors.reshape(-1, condition.vectors.shape[-1]).T  # [W, B C]
+    memory = as_columns(vectors)
     if "condition_projection" in weights:
         memory = linear(weights["condition_projection"], memory)
     if condition.mask is not None:
         memory = memory * condition.mask.reshape(1, -1)
-    for layer, entry in zip(weights["layers"], cache):
-        kv = split_heads(linear(layer["cross_kv"], memory), batch, config.head_dim)
-        entry["cross_k"], entry["cross_v"] = jnp.split(kv, 2, axis=1)
-    return cache
+    remembered = []
+    for layer, entry in zip(weights["transformer"]["layers"], cache):
+        kv = split_heads(linear(layer["cross_kv"], memory), len(vectors), config.head_dim)
+        key, value = jnp.split(kv, 2, axis=1)
+        remembered.append(entry | {"cross_k": key, "cross_v": value})
+    return remembered
+
+
+def front(config: LMConfig, weights: Params, condition: Condition) -> Float[Array, "B N D"] | None:
+    """Embedded inputs before the target; None where there are none."""
+    parts = []
+    if condition.front is not None:
+        x = condition.front
+        if "front_projection" in weights:
+            columns = linear(weights["front_projection"], as_columns(x))
+            x = columns.T.reshape(*x.shape[:2], config.dim)
+        parts.append(x if condition.front_mask is None else x * condition.front_mask[..., None])
+    for i, codes in enumerate(condition.prefix):
+        embedded = take_rows(weights[f"prefix_{i}"], codes, rows(config.prefix[i]))
+        parts.append(embedded.reshape(codes.shape[0], -1, config.dim))
+    return jnp.concatenate(parts, axis=1) if parts else None
+
+
+def target(
+    config: LMConfig,
+    weights: Params,
+    condition: Condition,
+    tokens: Int[Array, "B L S"],
+    slots: Int[Array, "#B L S"],
+    frames: Int[Array, "#B L"],
+) -> Float[Array, "B L D"]:
+    """Embedded inputs of positions of the target.
+
+    Args:
+      slots: the codebook of each token.
+      frames: the row of `condition.aligned` that is added, with layout "parallel".
+    """
+    x = take_rows(weights["embed"], tokens, rows(config.sizes), slots).sum(axis=-2)
+    for i, aligned in enumerate(condition.aligned):
+        own = jnp.take_along_axis(aligned, frames[..., None], axis=1)
+        x = x + sum_rows(weights[f"aligned_{i}"], own, rows(config.aligned[i]))
+    if config.attribute_sizes and condition.attributes is not None:
+        fields = sum_rows(weights["attributes"], condition.attributes, config.attribute_sizes)
+        x = x + fields[:, None]
+    return x
 
 
 def forward(
-    config: LMConfig,
+    stack: TransformerConfig,
     weights: Params,
     cache: Cache,
-    condition: Condition,
-    tokens: Int[Array, "B L K"],
+    x: Float[Array, "B L D"],
+    positions: Int[Array, "#B L"],
     start: Int[Array, ""] | int,
+    condition_mask: Bool[Array, "B C"] | None = None,
 ) -> tuple[Float[Array, "D N"], Cache]:
-    """Final hidden columns (before the heads) of L new positions, and the cache with them in it.
+    """Output columns of L new positions, and the cache with them in it.
 
-    Columns are in (batch, position) order. A prefill has `start` = 0, a Python int, and attends to
-    the new positions only; any other call has L = 1 and attends to the cache.
+    Columns are in (batch, position) order.
+
+    Args:
+      weights: "transformer" or "depth" of `arrange`.
+      positions: of each example's own sequence; negative ones are filler that nobody sees.
+      start: where the new positions stand in the cache. A prefill has 0, a Python int, and attends
+        to the new positions only; any other call attends to the cache.
     """
-    positions = start + jnp.arange(tokens.shape[1])
-    x = embed(config, weights, condition, tokens, positions)
+    batch = x.shape[0]
+    x = as_columns(x)
+    seen, bias = _seen(stack, weights, cache[0]["k"].shape[2], positions, start)
     grown = []
     for layer, entry in zip(weights["layers"], cache):
         grown.append(entry)
 
         def attend(h: Array, layer: Params = layer) -> Array:
-            out, grown[-1] = self_attention(config, layer, grown[-1], h, start, positions)
+            out, grown[-1] = self_attention(
+                stack, layer, grown[-1], h, start, positions, seen, bias
+            )
             return out
 
         def attend_condition(h: Array, layer: Params = layer) -> Array:
-            return cross_attention(config, layer, grown[-1], h, condition.mask)
+            return cross_attention(layer, grown[-1], h, batch, condition_mask)
 
         def feed_forward(h: Array, layer: Params = layer) -> Array:
-            hidden = ACTIVATIONS[config.activation](linear(layer["ff_in"], h))
-            return linear(layer["ff_out"], hidden)
+            hidden, activation = linear(layer["ff_in"], h), ACTIVATIONS[stack.activation]
+            if stack.gated:
+                return linear(layer["ff_out"], hidden * activation(linear(layer["ff_gate"], h)))
+            return linear(layer["ff_out"], activation(hidden))
 
-        x = residual(config, layer["attention_norm"], x, attend)
+        x = residual(stack, layer["attention_norm"], x, attend)
         if "cross_k" in entry:
-            x = residual(config, layer["cross_attention_norm"], x, attend_condition)
-        x = residual(config, layer["ff_norm"], x, feed_forward)
+            x = residual(stack, layer["cross_attention_norm"], x, attend_condition)
+        x = residual(stack, layer["ff_norm"], x, feed_forward)
     if "final_norm" in weights:
-        x = normalise(config, weights["final_norm"], x)
+        x = normalise(stack, weights["final_norm"], x)
     return x, grown
 
 
-def embed(
-    config: LMConfig,
+def _seen(
+    stack: TransformerConfig,
     weights: Params,
-    condition: Condition,
-    tokens: Int[Array, "B L K"],
-    positions: Int[Array, " L"],
-) -> Float[Array, "D N"]:
-    x = sum_rows(weights["embed"], tokens, config.token_sizes)  # [B, L, D]
-    if config.attribute_sizes and condition.attributes is not None:
-        table, fields = weights["attributes"], condition.attributes
-        x = x + sum_rows(table, fields, config.attribute_sizes)[:, None]
-    if config.positions == "sinusoidal":
-        x = x + sinusoidal(positions, config.dim)[None]
-    return x.reshape(-1, config.dim).T
+    capacity: int,
+    positions: Int[Array, "#B L"],
+    start: Int[Array, ""] | int,
+) -> tuple[Bool[Array, "#B L C"], Float[Array, "#B H L C"] | None]:
+    """Which of the C keys each query sees, and the bias of relative positions."""
+    if isinstance(start, int):
+        capacity = positions.shape[1]
+    # Every key's position in its own sequence: keys and positions run in step.
+    keys = positions[:, :1] + (jnp.arange(capacity) - start)[None]  # [B, C]
+    seen = visible(positions[:, :, None], keys[:, None], stack.window, stack.sink)
+    seen = seen & (keys >= 0)[:, None]
+    if not stack.relative_buckets:
+        return seen, None
+    shape = stack.relative_buckets, stack.relative_distance, stack.heads
+    bucket = RelativeBias(*shape, bidirectional=False).bucket(-np.arange(capacity))
+    back = positions[:, :, None] - keys[:, None]
+    by_distance = weights["relative_bias"][bucket]  # [C, H]
+    return seen, by_distance[jnp.clip(back, 0, capacity - 1)].transpose(0, 3, 1, 2)
 
 
 def residual(
-    config: LMConfig, norm: Params, x: Float[Array, "D N"], layer: Callable[[Array], Array]
+    stack: TransformerConfig, norm: Params, x: Float[Array, "D N"], layer: Callable[[Array], Array]
 ) -> Float[Array, "D N"]:
-    if config.norm_position == "pre":
-        return x + layer(normalise(config, norm, x))
-    return normalise(config, norm, x + layer(x))
+    if stack.norm_position == "pre":
+        return x + layer(normalise(stack, norm, x))
+    return normalise(stack, norm, x + layer(x))
 
 
 def self_attention(
-    config: LMConfig,
+    stack: TransformerConfig,
     layer: Params,
     entry: dict[str, Array],
     x: Float[Array, "D N"],
     start: Int[Array, ""] | int,
-    positions: Int[Array, " L"],
+    positions: Int[Array, "#B L"],
+    seen: Bool[Array, "#B L C"],
+    bias: Float[Array, "#B H L C"] | None,
 ) -> tuple[Float[Array, "D N"], dict[str, Array]]:
     """Attention to the new positions (prefill) or the cache (step), and the grown cache entry."""
-    batch, groups, capacity, width = entry["k"].shape
+    batch, groups, _, width = entry["k"].shape
     qkv = split_heads(linear(layer["qkv"], x), batch, width)
-    query, key, value = jnp.split(qkv, [config.heads, config.heads + groups], axis=1)
-    if config.positions == "rope":
-        query, key = rope(query, positions), rope(key, positions)
-    at = (0, 0, start, 0)
+    query, key, value = jnp.split(qkv, [stack.heads, stack.heads + groups], axis=1)
+    if stack.rotary:
+        at = positions[:, None]
+        query, key = rope(query, at, stack.rope_base), rope(key, at, stack.rope_base)
+    corner = (0, 0, start, 0)
     entry = entry | {
-        "k": jax.lax.dynamic_update_slice(entry["k"], key, at),
-        "v": jax.lax.dynamic_update_slice(entry["v"], value, at),
+        "k": jax.lax.dynamic_update_slice(entry["k"], key, corner),
+        "v": jax.lax.dynamic_update_slice(entry["v"], value, corner),
     }
-    if isinstance(start, int):
-        capacity = len(positions)
-    else:
+    if not isinstance(start, int):
         key, value = entry["k"], entry["v"]
-    visible = jnp.arange(capacity)[None] <= positions[:, None]  # [L, C]
-    out = cached_attention(query, key, value, visible[None])
+    scale = stack.scale
+    if scale is not None:
+        query = query * (scale * width**0.5)
+    out = cached_attention(query, key, value, seen, bias)
     return linear(layer["out"], merge_heads(out)), entry
 
 
 def cross_attention(
-    config: LMConfig,
     layer: Params,
     entry: dict[str, Array],
     x: Float[Array, "D N"],
+    batch: int,
     mask: Bool[Array, "B C"] | None,
 ) -> Float[Array, "D N"]:
-    batch = entry["cross_k"].shape[0]
-    query = split_heads(linear(layer["cross_query"], x), batch, config.head_dim)
+    query = split_heads(linear(layer["cross_query"], x), batch, entry["cross_k"].shape[-1])
     mask = None if mask is None else mask[:, None]
     out = cached_attention(query, entry["cross_k"], entry["cross_v"], mask)
     return linear(layer["cross_out"], merge_heads(out))
 
 
-def step(
-    config: LMConfig,
-    weights: Params,
-    cache: Cache,
-    condition: Condition,
-    tokens: Int[Array, "B K"],
-    index: Int[Array, ""],
-) -> tuple[Float[Array, "B K V"], Cache]:
-    """Logits of position `index` from its input column and the cache of the positions before it."""
-    x, cache = forward(config, weights, cache, condition, tokens[:, None], index)
+def logits(
+    config: LMConfig, weights: Params, x: Float[Array, "D B"], slots: Int[Array, "#B S"]
+) -> Float[Array, "B S V"]:
+    """Of the codebooks that the slots show, from the columns of one position."""
+    size, matrix = config.codebook_size, weights["heads"]
     # The barrier keeps XLA from folding the transpose into the product, which then runs ten times
     # slower on a CPU.
-    logits = jax.lax.optimization_barrier(linear(weights["heads"], x))  # [K V, B]
-    return logits.T.reshape(-1, config.num_codebooks, config.codebook_size), cache
+    out = jax.lax.optimization_barrier(linear(matrix, x))  # [K V, B]
+    out = inside(config, out.T.reshape(-1, config.num_codebooks, size))
+    if slots.shape[1] == config.num_codebooks:
+        return out
+    return jnp.take_along_axis(out, slots[..., None], axis=1)
+
+
+def add_positions(
+    config: LMConfig, x: Float[Array, "B L D"], positions: Int[Array, "#B L"]
+) -> Float[Array, "B L D"]:
+    """Sinusoids where the model has them; filler before an example's start gets those of 0."""
+    if config.positions != "sinusoidal":
+        return x
+    return x + sinusoidal(jnp.maximum(positions, 0), config.dim)

@@ -1,10 +1,15 @@
 """Token layouts: in which step of the sequence each code is written.
 
-A layout is data: an integer array `schedule [F, K]`, the step of code (frame f, codebook k). The
-sequence has K streams, one a codebook; a stream with no code at a step holds the special token
-(index = codebook size). Everything else (the sequence, its inverse, the loss mask, which positions
-a prompt fixes, the number of steps) follows from the schedule, so a new pattern is one more entry
-of `SCHEDULES`. Patterns: Copet et al. 2023 (MusicGen), section 2.2.
+A layout is data: an integer array `schedule [F, K]`, the step of code (frame f, codebook k).
+Everything else (the sequence, its inverse, the number of steps, which steps a prompt fixes) follows
+from it, so a new pattern is one more entry of `SCHEDULES`. A step has K slots, one a codebook, and
+a slot without a code holds its codebook's special token (index = size of the codebook); where no
+step holds two codes there is one slot, and the table `slots` says whose code it shows.
+
+Patterns: Copet et al. 2023 (MusicGen), section 2.2. Codes of several streams or tracks in turn
+(MusicRL's semantic and acoustic frames, YuE's two tracks, stereo) are "flatten" or "delay" over
+codebooks that lie side by side, see `mgen.lm.streams`; a depth decoder (RQ-Transformer, Moshi) is
+"parallel" in time with a second model over the codebooks of a frame, see `mgen.lm.depth`.
 """
 
 import dataclasses
@@ -59,14 +64,12 @@ SCHEDULES: dict[str, Callable[[int, int, Delays], np.ndarray]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """An invertible map between codes [B, F, K] and the sequence [B, L, K] that a language model
+    """An invertible map between codes [B, F, K] and the sequence [B, L, S] that a language model
     predicts.
 
     Attributes:
       name: a key of `SCHEDULES`.
-      codebooks: K.
-      special: token of a stream without a code at a step, and of the first input; the codebook
-        size.
+      sizes: of the K codebooks; a codebook's special token is its size.
       delays: steps by which each codebook is late; () stands for 0 .. K-1. Read by "delay" only.
 
     Raises:
@@ -74,8 +77,7 @@ class Layout:
     """
 
     name: str
-    codebooks: int
-    special: int
+    sizes: tuple[int, ...]
     delays: Delays = ()
 
     def __post_init__(self) -> None:
@@ -88,6 +90,16 @@ class Layout:
                 f"delays is {self.delays}, expected {self.codebooks} numbers, the smallest 0"
             )
 
+    @property
+    def codebooks(self) -> int:
+        """K."""
+        return len(self.sizes)
+
+    @property
+    def width(self) -> int:
+        """S, slots a step: 1 where no step holds two codes, else K."""
+        return 1 if self.name == "flatten" else self.codebooks
+
     def schedule(self, frames: int) -> np.ndarray:
         """int32 [F, K]: the step at which each code is predicted."""
         return SCHEDULES[self.name](frames, self.codebooks, self.delays).astype(np.int32)
@@ -96,29 +108,49 @@ class Layout:
         """L, the number of autoregressive steps for `frames` frames."""
         return int(self.schedule(frames).max(initial=-1)) + 1
 
-    def frames_at(self, frames: int) -> np.ndarray:
-        """int32 [L, K]: the frame whose code each stream holds at each step, -1 for none."""
-        table = np.full((self.steps(frames), self.codebooks), -1, np.int32)
-        f, k = np.indices((frames, self.codebooks))
-        table[self.schedule(frames), k] = f
+    def slots(self, frames: int) -> np.ndarray:
+        """int32 [L, S]: the codebook that each slot shows."""
+        steps = self.steps(frames)
+        if self.width > 1:
+            return np.tile(np.arange(self.codebooks, dtype=np.int32), (steps, 1))
+        table = np.zeros((steps, 1), np.int32)
+        table[self.schedule(frames), 0] = np.arange(self.codebooks)[None]
         return table
 
-    def mask(self, frames: int) -> np.ndarray:
-        """bool [L, K]: True where a stream holds a code; the loss counts these."""
-        return self.frames_at(frames) >= 0
+    def frames_at(self, frames: int) -> np.ndarray:
+        """int32 [L, S]: the frame whose code each slot holds, -1 for none."""
+        table = np.full((self.steps(frames), self.width), -1, np.int32)
+        f, k = np.indices((frames, self.codebooks))
+        table[self.schedule(frames), k if self.width > 1 else 0] = f
+        return table
 
-    def encode(self, codes: Int[Array, "B F K"]) -> Int[Array, "B L K"]:
+    def encode(self, codes: Int[Array, "B F K"]) -> Int[Array, "B L S"]:
         """The sequence of `codes`, special tokens where there is none."""
-        table = self.frames_at(codes.shape[1])
-        placed = codes[:, np.maximum(table, 0), np.arange(self.codebooks)]
-        return jnp.where(table[None] >= 0, placed, self.special)
+        frames = codes.shape[1]
+        table, slots = self.frames_at(frames), self.slots(frames)
+        placed = codes[:, np.maximum(table, 0), slots]
+        return jnp.where(table[None] >= 0, placed, np.asarray(self.sizes)[slots][None])
 
-    def decode(self, sequence: Int[Array, "B L K"], frames: int) -> Int[Array, "B F K"]:
+    def decode(self, sequence: Int[Array, "B L S"], frames: int) -> Int[Array, "B F K"]:
         """Inverse of `encode`."""
-        return sequence[:, self.schedule(frames), np.arange(self.codebooks)]
+        return sequence[:, self.schedule(frames), np.arange(self.codebooks) % self.width]
 
-    def shift(self, sequence: Int[Array, "B L K"]) -> Int[Array, "B L K"]:
-        """What the model reads to predict `sequence`: a column of special tokens, then all but the
-        last column."""
-        start = jnp.full_like(sequence[:, :1], self.special)
+    def shift(self, sequence: Int[Array, "B L S"]) -> Int[Array, "B L S"]:
+        """What the model reads to predict `sequence`: a column of special tokens (`start`), then
+        all but the last column. Its slots are `shifted_slots`."""
+        start = jnp.broadcast_to(self.start()[None, None], sequence[:, :1].shape)
         return jnp.concatenate([start, sequence[:, :-1]], axis=1)
+
+    def start(self) -> np.ndarray:
+        """int32 [S]: the first input."""
+        return np.asarray(self.sizes[: self.width], np.int32)
+
+    def shifted_slots(self, frames: int) -> np.ndarray:
+        """int32 [L, S]: the codebook whose token each slot of `shift`'s columns holds."""
+        slots = self.slots(frames)
+        return np.concatenate([slots[:1], slots[:-1]])
+
+    def frames_done(self, frames: int, steps: int) -> int:
+        """How many leading frames are whole after the first `steps` steps."""
+        late = self.schedule(frames).max(axis=1) >= steps
+        return int(np.argmax(late)) if late.any() else frames

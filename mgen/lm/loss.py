@@ -1,4 +1,6 @@
-"""Cross-entropy over codebook streams, in float32."""
+"""Cross-entropy over codebooks, in float32; whole or in chunks of frames."""
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,7 @@ from mgen.typing import Array, Bool, Float, Int
 def cross_entropy(
     logits: Float[Array, "B L K V"],
     targets: Int[Array, "B L K"],
-    mask: Bool[Array, "#B L K"],
+    mask: Bool[Array, "#B #L #K"],
     *,
     z_loss: float = 0.0,
     label_smoothing: float = 0.0,
@@ -22,8 +24,21 @@ def cross_entropy(
       z_loss: weight of log(sum exp logits)^2, which keeps logits from drifting (PaLM, section 5).
       label_smoothing: share of the target spread evenly over the V codes.
     """
+    nats = token_nats(logits, targets, mask, z_loss, label_smoothing)
+    per_codebook = masked_mean(nats, mask)
+    return per_codebook.mean(), per_codebook
+
+
+def token_nats(
+    logits: Float[Array, "*B V"],
+    targets: Int[Array, "*B"],
+    mask: Bool[Array, "..."],
+    z_loss: float = 0.0,
+    label_smoothing: float = 0.0,
+) -> Float[Array, "*B"]:
+    """The loss of each token, anything where `mask` is False."""
     logits = logits.astype(jnp.float32)
-    normaliser = jax.nn.logsumexp(logits, axis=-1)  # [B, L, K]
+    normaliser = jax.nn.logsumexp(logits, axis=-1)
     index = jnp.where(mask, targets, 0)[..., None]
     loss = normaliser - jnp.take_along_axis(logits, index, axis=-1)[..., 0]
     if label_smoothing:
@@ -31,33 +46,100 @@ def cross_entropy(
         loss = (1.0 - label_smoothing) * loss + label_smoothing * uniform
     if z_loss:
         loss = loss + z_loss * jnp.square(normaliser)
-    per_codebook = masked_mean(loss, mask)
-    return per_codebook.mean(), per_codebook
+    return loss
 
 
-def accuracy(
-    logits: Float[Array, "B L K V"], targets: Int[Array, "B L K"], mask: Bool[Array, "#B L K"]
-) -> Float[Array, " K"]:
-    """Share of unmasked positions where no logit is larger than the target's, by codebook."""
+def token_hits(
+    logits: Float[Array, "*B V"], targets: Int[Array, "*B"], mask: Bool[Array, "..."]
+) -> Float[Array, "*B"]:
+    """1 where no logit is larger than the target's."""
     index = jnp.where(mask, targets, 0)[..., None]
     target = jnp.take_along_axis(logits, index, axis=-1)[..., 0]
     # A maximum costs a tenth of an argmax on a CPU.
-    return masked_mean((target >= logits.max(axis=-1)).astype(jnp.float32), mask)
+    return (target >= logits.max(axis=-1)).astype(jnp.float32)
 
 
-def masked_mean(values: Float[Array, "B L K"], mask: Bool[Array, "#B L K"]) -> Float[Array, " K"]:
+def losses(
+    heads: Callable[[Array], Array],
+    top: Float[Array, "B F k D"],
+    targets: Int[Array, "B F K"],
+    mask: Bool[Array, "#B #F #K"],
+    *,
+    chunk: int = 0,
+    z_loss: float = 0.0,
+    label_smoothing: float = 0.0,
+) -> dict[str, Float[Array, " K"]]:
+    """Means by codebook over unmasked positions: "objective" (with z-loss and smoothing), "nats"
+    and "hits"; and "share", that of each codebook in those positions.
+
+    Args:
+      heads: what the heads read to logits [B, F, K, V].
+      chunk: frames whose logits exist at once (they are computed again for the gradient); 0 is all
+        of them. A vocabulary of thousands over minutes does not fit otherwise.
+    """
+    mask = jnp.broadcast_to(mask, targets.shape)
+
+    def sums(top: Array, targets: Array, mask: Array) -> dict[str, Array]:
+        logits = heads(top)
+        nats = token_nats(logits, targets, mask)
+        plain = not (z_loss or label_smoothing)
+        values = {
+            "objective": nats
+            if plain
+            else token_nats(logits, targets, mask, z_loss, label_smoothing),
+            "nats": nats,
+            "hits": token_hits(jax.lax.stop_gradient(logits), targets, mask),
+        }
+        return {name: (value * mask).sum(axis=(0, 1)) for name, value in values.items()}
+
+    frames = targets.shape[1]
+    if not chunk or chunk >= frames:
+        total = sums(top, targets, mask)
+    else:
+        total = _summed(jax.checkpoint(sums), (top, targets, mask), chunk)
+    count = mask.sum(axis=(0, 1))
+    means = {name: value / jnp.maximum(count, 1) for name, value in total.items()}
+    return means | {"share": count / jnp.maximum(count.sum(), 1)}
+
+
+def _summed(
+    sums: Callable[..., dict[str, Array]], arrays: tuple[Array, ...], chunk: int
+) -> dict[str, Array]:
+    """`sums` over chunks of axis 1, the last one filled up with masked frames."""
+
+    def cut(x: Array) -> Array:
+        padded = jnp.pad(x, ((0, 0), (0, -x.shape[1] % chunk)) + ((0, 0),) * (x.ndim - 2))
+        return jnp.moveaxis(padded.reshape(x.shape[0], -1, chunk, *x.shape[2:]), 1, 0)
+
+    parts = tuple(cut(x) for x in arrays)
+
+    def add(total: dict[str, Array], part: tuple[Array, ...]) -> tuple[dict[str, Array], None]:
+        return jax.tree.map(jnp.add, total, sums(*part)), None
+
+    first = sums(*(x[0] for x in parts))
+    total, _ = jax.lax.scan(add, first, tuple(x[1:] for x in parts))
+    return total
+
+
+def masked_mean(values: Float[Array, "B L K"], mask: Bool[Array, "..."]) -> Float[Array, " K"]:
     weight = jnp.broadcast_to(mask, values.shape).astype(jnp.float32)
     return (values * weight).sum(axis=(0, 1)) / jnp.maximum(weight.sum(axis=(0, 1)), 1.0)
 
 
 def unigram_cross_entropy(
-    train_counts: Int[np.ndarray, "K V"], counts: Int[np.ndarray, "K V"]
+    train_counts: Int[np.ndarray, "K V"], counts: Int[np.ndarray, "K V"], sizes: tuple[int, ...]
 ) -> Float[np.ndarray, " K"]:
     """Nats a token, by codebook, that the frequencies of `train_counts` cost on the tokens counted
     in `counts`: the loss of a model that ignores context.
 
     Every code counts one more in training, so that none is impossible. Codebooks with no tokens in
     `counts` give 0.
+
+    Args:
+      sizes: codes of each codebook, at most V.
     """
-    p = (train_counts + 1) / (train_counts + 1).sum(axis=-1, keepdims=True)
-    return -(counts * np.log(p)).sum(axis=-1) / np.maximum(counts.sum(axis=-1), 1)
+    real = np.arange(train_counts.shape[1])[None] < np.asarray(sizes)[:, None]
+    smoothed = np.where(real, train_counts + 1, 0)
+    p = smoothed / smoothed.sum(axis=-1, keepdims=True)
+    logs = np.log(np.where(real, p, 1.0))
+    return -(counts * logs).sum(axis=-1) / np.maximum(counts.sum(axis=-1), 1)

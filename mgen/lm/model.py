@@ -1,200 +1,188 @@
-"""Decoder-only Transformer over K codebook streams: sum of K embeddings in, K heads out.
+"""The token language model over a whole sequence, for training; `mgen.lm.decode` has the cached
+step.
 
-MusicGen (Copet et al. 2023) is one setting of `LMConfig`: pre-norm, no biases, sinusoidal
-positions, cross-attention to T5.
+  [front vectors] [prefix codes] start target[:-1]  ->  Transformer  ->  heads (or depth decoder)
+
+MusicGen (Copet et al. 2023), MusicLM's three stages (Agostinelli et al. 2023), SoundStorm (Borsos
+et al. 2023) and CSM-like depth decoding are settings of `LMConfig`.
 """
-
-import dataclasses
-from collections.abc import Mapping
-from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from mgen.errors import UserError
-from mgen.lm.layouts import Layout
-from mgen.nn import transformer
+from mgen.lm.condition import Condition
+from mgen.lm.config import LMConfig, rows
+from mgen.nn import conformer, transformer
 from mgen.nn.embed import SumEmbed, sinusoidal
-from mgen.typing import Array, Bool, Float, Int, Params
+from mgen.typing import Array, Float, Int, Params
 
-CHOICES = {
-    "activation": tuple(transformer.ACTIVATIONS),
-    "norm": ("layer", "rms"),
-    "norm_position": ("pre", "post"),
-    "positions": ("sinusoidal", "rope", "none"),
-    "dtype": ("float32", "bfloat16"),
-    "remat": ("none", *transformer.REMAT_POLICIES),
-}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LMConfig:
-    """Shape of a token language model. 0 and () stand for "none".
-
-    Attributes:
-      num_codebooks, codebook_size: K streams of V codes; token V is the special one (filler and
-        start).
-      layout, delays: see `mgen.lm.layouts.Layout`.
-      dim, heads, kv_heads, layers, ff: widths and depth; kv_heads = 0 stands for `heads`.
-      activation, norm, norm_position, bias, dropout, dtype, scan, remat: see
-        `mgen.nn.transformer.TransformerConfig`.
-      positions: "sinusoidal" (added to the embeddings), "rope" or "none".
-      condition_width: width of the vectors that cross-attention reads (768 for T5-base); projected
-        to `dim` where it differs.
-      attribute_sizes: rows of each categorical field; field value 0 is "unknown". Their embeddings
-        are added at every step.
-    """
-
-    num_codebooks: int
-    codebook_size: int
-    layout: str = "delay"
-    delays: tuple[int, ...] = ()
-    dim: int = 1024
-    heads: int = 16
-    kv_heads: int = 0
-    layers: int = 24
-    ff: int = 4096
-    activation: str = "gelu"
-    norm: str = "layer"
-    norm_position: str = "pre"
-    bias: bool = False
-    positions: str = "sinusoidal"
-    condition_width: int = 0
-    attribute_sizes: tuple[int, ...] = ()
-    dropout: float = 0.0
-    dtype: str = "float32"
-    scan: bool = True
-    remat: str = "none"
-
-    def __post_init__(self) -> None:
-        for field, allowed in CHOICES.items():
-            if getattr(self, field) not in allowed:
-                raise UserError(
-                    f"model.{field} is {getattr(self, field)!r}, expected one of {list(allowed)}"
-                )
-        if self.dim % self.heads or (self.dim // self.heads) % 2:
-            raise UserError(
-                f"model.heads is {self.heads}, expected a number that splits dim {self.dim} into "
-                "even widths"
-            )
-        if self.kv_heads and self.heads % self.kv_heads:
-            raise UserError(
-                f"model.kv_heads is {self.kv_heads}, expected a divisor of heads {self.heads}"
-            )
-        self.make_layout()
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any], **overrides: Any) -> "LMConfig":
-        """From the `model` part of an experiment config; `UserError` names an unknown or missing
-        field."""
-        values = {**dict(config), **overrides}
-        fields = {field.name: field for field in dataclasses.fields(cls)}
-        for name in values:
-            if name not in fields:
-                raise UserError(f"model.{name}: unknown field, expected one of {sorted(fields)}")
-        for name in ("num_codebooks", "codebook_size"):
-            if name not in values:
-                raise UserError(f"model.{name}: missing")
-        for name in ("delays", "attribute_sizes"):
-            if name in values:
-                values[name] = tuple(values[name])
-        return cls(**values)
-
-    @property
-    def transformer(self) -> transformer.TransformerConfig:
-        return transformer.TransformerConfig(
-            dim=self.dim,
-            heads=self.heads,
-            kv_heads=self.kv_heads or self.heads,
-            layers=self.layers,
-            ff=self.ff,
-            activation=self.activation,
-            norm=self.norm,
-            norm_position=self.norm_position,
-            bias=self.bias,
-            rotary=self.positions == "rope",
-            cross=self.condition_width > 0,
-            dropout=self.dropout,
-            dtype=self.dtype,
-            scan=self.scan,
-            remat=self.remat,
-        )
-
-    @property
-    def head_dim(self) -> int:
-        return self.dim // self.heads
-
-    @property
-    def token_sizes(self) -> tuple[int, ...]:
-        """Rows of each stream's embedding table: the codes and the special token."""
-        return (self.codebook_size + 1,) * self.num_codebooks
-
-    def make_layout(self) -> Layout:
-        return Layout(self.layout, self.num_codebooks, self.codebook_size, self.delays)
+OUTSIDE = -1e9  # logit of a code beyond the end of a smaller codebook
 
 
 class LM(nn.Module):
-    """The whole sequence at once, for training; `mgen.lm.decode` holds the cached step."""
+    """Logits of every code from the conditions and what may be seen of the codes."""
+
+    config: LMConfig
+
+    def setup(self) -> None:
+        config = self.config
+        self.embed = SumEmbed(rows(config.sizes), config.dim)
+        self.prefix = [SumEmbed(rows(sizes), config.dim) for sizes in config.prefix]
+        self.aligned = [SumEmbed(rows(sizes), config.dim) for sizes in config.aligned]
+        if config.attribute_sizes:
+            self.attributes = SumEmbed(config.attribute_sizes, config.dim)
+        if config.condition_width not in (0, config.dim):
+            self.condition_projection = nn.Dense(config.dim, dtype=config.dtype)
+        if config.prefix_width not in (0, config.dim):
+            self.front_projection = nn.Dense(config.dim, dtype=config.dtype)
+        self.dropout = nn.Dropout(config.dropout)
+        if config.conv_kernel:
+            self.conformer = conformer.Conformer(config.conformer)
+        else:
+            self.transformer = transformer.Transformer(config.transformer)
+        if config.depth_layers:
+            self.depth_projection = nn.Dense(config.depth_dim, use_bias=False, dtype=config.dtype)
+            self.depth = transformer.Transformer(config.depth)
+        self.heads = Heads(config)
+
+    def __call__(
+        self,
+        codes: Int[Array, "B F K"],
+        condition: Condition | None = None,
+        train: bool = False,
+    ) -> Float[Array, "B F K V"]:
+        """Logits of `codes`, each from what its layout puts before it; float32.
+
+        Args:
+          codes: with objective "masked", the special token where a code is to be predicted.
+          condition: see `Condition`; attributes None stands for all unknown, vectors None skips
+            cross-attention, as fully masked ones do in a model without biases.
+          train: whether dropout is on (needs the "dropout" generator).
+        """
+        return self.heads(self.top(codes, condition, train))
+
+    def top(
+        self,
+        codes: Int[Array, "B F K"],
+        condition: Condition | None = None,
+        train: bool = False,
+    ) -> Float[Array, "B F #K D"]:
+        """What the heads read at each code; of size 1 in K where they all read the same."""
+        config, frames = self.config, codes.shape[1]
+        condition = condition or Condition()
+        front = self.front(condition)
+        x = jnp.concatenate([*front, self.target(codes, condition)], axis=1)
+        if config.positions == "sinusoidal":
+            x = x + sinusoidal(jnp.arange(x.shape[1]), config.dim)[None]
+        x = self.dropout(x, deterministic=not train)
+        x = self.trunk(x, condition, train)
+        x = x[:, x.shape[1] - self.steps(frames) :]
+        if config.depth_layers:
+            return self.depth(self.depth_input(x, codes), train=train).reshape(
+                *codes.shape, config.depth_dim
+            )
+        if config.layout == "parallel":
+            return x[:, :, None]
+        return x[:, config.make_layout().schedule(frames)]
+
+    def trunk(self, x: Array, condition: Condition, train: bool) -> Float[Array, "B L D"]:
+        if self.config.conv_kernel:
+            return self.conformer(x, train)
+        memory = self.memory(condition)
+        return self.transformer(x, memory, None if memory is None else condition.mask, train)
+
+    def steps(self, frames: int) -> int:
+        """Positions of the target."""
+        return self.config.make_layout().steps(frames)
+
+    def target(self, codes: Array, condition: Condition) -> Float[Array, "B L D"]:
+        """Embedded inputs of the target's positions."""
+        config = self.config
+        if config.objective == "masked":
+            x = self.embed(codes)
+        else:
+            layout = config.make_layout()
+            x = self.embed(
+                layout.shift(layout.encode(codes)),
+                jnp.asarray(layout.shifted_slots(codes.shape[1])),
+            )
+        for module, aligned in zip(self.aligned, condition.aligned):
+            x = x + module(aligned)
+        if config.attribute_sizes:
+            fields = condition.attributes
+            if fields is None:
+                fields = jnp.zeros((codes.shape[0], len(config.attribute_sizes)), jnp.int32)
+            x = x + self.attributes(fields)[:, None]
+        return x
+
+    def front(self, condition: Condition) -> list[Float[Array, "B N D"]]:
+        """Embedded inputs before the target."""
+        parts = []
+        if condition.front is not None:
+            x = condition.front
+            if self.config.prefix_width != self.config.dim:
+                x = self.front_projection(x)
+            parts.append(x if condition.front_mask is None else x * condition.front_mask[..., None])
+        for module, codes in zip(self.prefix, condition.prefix):
+            parts.append(module.rows(codes).reshape(codes.shape[0], -1, self.config.dim))
+        return parts
+
+    def memory(self, condition: Condition) -> Float[Array, "B C D"] | None:
+        """What cross-attention reads: the vectors at the model's width, zero where masked, as
+        MusicGen has it."""
+        if not self.config.condition_width or condition.vectors is None:
+            return None
+        x = condition.vectors
+        if self.config.condition_width != self.config.dim:
+            x = self.condition_projection(x)
+        return x if condition.mask is None else x * condition.mask[..., None]
+
+    def depth_input(self, x: Float[Array, "B F D"], codes: Array) -> Float[Array, "N K E"]:
+        """A sequence for each of the N = B F frames: its hidden vector, then the codes but the
+        last (Moshi, section 3.4; CSM)."""
+        # A small codebook's special token never comes here: these are real codes.
+        before = self.embed.rows(codes)[:, :, :-1]
+        sequence = jnp.concatenate([x[:, :, None], before.astype(x.dtype)], axis=2)
+        return self.depth_projection(sequence.reshape(-1, codes.shape[2], x.shape[-1]))
+
+
+class Heads(nn.Module):
+    """One linear layer a codebook."""
 
     config: LMConfig
 
     @nn.compact
-    def __call__(
-        self,
-        tokens: Int[Array, "B L K"],
-        attributes: Int[Array, "B A"] | None = None,
-        condition: Float[Array, "B C W"] | None = None,
-        condition_mask: Bool[Array, "B C"] | None = None,
-        train: bool = False,
-    ) -> Float[Array, "B L K V"]:
-        """Logits of the sequence of which `tokens` is the shifted copy (`Layout.shift`); float32.
-
-        Args:
-          tokens: codes, or the special token V.
-          attributes: categorical fields; None stands for all unknown.
-          condition: vectors for cross-attention; None skips it, as a fully masked one does in a
-            model without biases.
-          condition_mask: True where `condition` holds something; None stands for everywhere.
-          train: whether dropout is on (needs the "dropout" generator).
-        """
+    def __call__(self, x: Float[Array, "B F #K D"]) -> Float[Array, "B F K V"]:
         config = self.config
-        x = SumEmbed(config.token_sizes, config.dim, name="embed")(tokens)
-        if config.attribute_sizes:
-            if attributes is None:
-                attributes = jnp.zeros((tokens.shape[0], len(config.attribute_sizes)), jnp.int32)
-            table = SumEmbed(config.attribute_sizes, config.dim, name="attributes")
-            x = x + table(attributes)[:, None]
-        if config.positions == "sinusoidal":
-            x = x + sinusoidal(jnp.arange(tokens.shape[1]), config.dim)[None]
-        x = nn.Dropout(config.dropout, deterministic=not train)(x)
-        memory = self.project(condition, condition_mask) if config.condition_width else None
-        x = transformer.Transformer(config.transformer, name="transformer")(
-            x, memory, condition_mask if memory is not None else None, train
-        )
-        logits = nn.DenseGeneral(
-            (config.num_codebooks, config.codebook_size),
-            use_bias=config.bias,
-            dtype=config.dtype,
-            name="heads",
-        )(x)
-        return logits.astype(jnp.float32)
+        shape = (config.num_codebooks, config.codebook_size)
+        init = nn.initializers.lecun_normal(in_axis=1, out_axis=2, batch_axis=(0,))
+        kernel = self.param("kernel", init, (shape[0], config.top_dim, shape[1]))
+        kernel = kernel.astype(x.dtype)
+        if x.shape[2] == 1:
+            logits = jnp.einsum("bfd,kdv->bfkv", x[:, :, 0], kernel)
+        else:
+            logits = jnp.einsum("bfkd,kdv->bfkv", x, kernel)
+        if config.bias:
+            bias = self.param("bias", nn.initializers.zeros, shape)
+            logits = logits + bias.astype(x.dtype)[None, None]
+        return inside(config, logits.astype(jnp.float32))
 
-    def project(self, condition: Array | None, mask: Array | None) -> Float[Array, "B C D"] | None:
-        """The condition at the model's width, zero where masked, as MusicGen has it."""
-        if condition is None:
-            return None
-        if self.config.condition_width != self.config.dim:
-            condition = nn.Dense(
-                self.config.dim, dtype=self.config.dtype, name="condition_projection"
-            )(condition)
-        return condition if mask is None else condition * mask[..., None]
+
+def inside(config: LMConfig, logits: Float[Array, "*B K V"]) -> Float[Array, "*B K V"]:
+    """`OUTSIDE` where a codebook is smaller than V."""
+    if len(set(config.sizes)) == 1:
+        return logits
+    real = jnp.arange(config.codebook_size)[None] < jnp.asarray(config.sizes)[:, None]
+    return jnp.where(real, logits, OUTSIDE)
 
 
 def unstack_layers(params: Params) -> Params:
     """Parameters of `LM` with scan=False from those with scan=True."""
-    return {**params, "transformer": transformer.unstack_layers(params["transformer"])}
+    stacks = [name for name in ("transformer", "depth") if name in params]
+    return {**params, **{name: transformer.unstack_layers(params[name]) for name in stacks}}
 
 
 def stack_layers(params: Params) -> Params:
     """Inverse of `unstack_layers`."""
-    return {**params, "transformer": transformer.stack_layers(params["transformer"])}
+    stacks = [name for name in ("transformer", "depth") if name in params]
+    return {**params, **{name: transformer.stack_layers(params[name]) for name in stacks}}

@@ -1,53 +1,29 @@
-"""Generation of codes: prefill, cached steps and sampling in one jitted program."""
+"""Generation of codes: prefill of conditions and prompts, then cached steps.
+
+Two programs: `_start` fills the cache, `_advance` runs steps up to any other one. What is between
+them is on the host, so a caller can listen while the rest is still being made (`stream`).
+"""
 
 import dataclasses
 import functools
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from mgen.errors import UserError
-from mgen.lm import decode
-from mgen.lm.decode import Condition
-from mgen.lm.model import LMConfig
-from mgen.typing import Array, Float, Int, Params
+from mgen.lm import condition as conditions
+from mgen.lm import decode, depth
+from mgen.lm.condition import Condition
+from mgen.lm.config import LMConfig
+from mgen.lm.filters import SamplingConfig, sample_tokens
+from mgen.typing import Array, Int, Params, ndarray
 
 SEGMENT = 512  # steps
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SamplingConfig:
-    """How a token is drawn. A change of a number recompiles nothing, unless it turns a filter or
-    guidance on or off.
-
-    Attributes:
-      temperature: of the softmax; 0 takes the most likely token.
-      top_k: only the k most likely tokens may be drawn (and those as likely as the k-th); 0 is off.
-      top_p: only the smallest set of most likely tokens with at least this mass; 1 is off.
-      guidance: scale s of classifier-free guidance, logits = u + s (c - u); 1 is off (c alone, at
-        half the cost).
-
-    Raises:
-      UserError: a value out of range.
-    """
-
-    temperature: float = 1.0
-    top_k: int = 250
-    top_p: float = 1.0
-    guidance: float = 3.0
-
-    def __post_init__(self) -> None:
-        ranges = {
-            "temperature": (self.temperature >= 0, "a number >= 0"),
-            "top_k": (self.top_k >= 0, "an integer >= 0"),
-            "top_p": (0 < self.top_p <= 1, "a number in (0, 1]"),
-            "guidance": (np.isfinite(self.guidance), "a finite number"),
-        }
-        for name, (fine, expected) in ranges.items():
-            if not fine:
-                raise UserError(f"sampling.{name} is {getattr(self, name)}, expected {expected}")
+Variant = tuple[float, Condition]
 
 
 @jax.tree_util.register_dataclass
@@ -67,12 +43,12 @@ class FrozenLM:
         self,
         *,
         frames: int,
-        seeds: Int[Array, " B"],
-        prompt: Int[Array, "B P K"] | None = None,
-        attributes: Int[Array, "B A"] | None = None,
-        condition: Float[Array, "B C W"] | None = None,
-        condition_mask: Array | None = None,
+        seeds: Int[Array, " B"] | ndarray,
+        prompt: Int[Array, "B P K"] | ndarray | None = None,
+        prompt_frames: Int[ndarray, " B"] | None = None,
+        condition: Condition | None = None,
         sampling: SamplingConfig | None = None,
+        variants: Sequence[Variant] | None = None,
     ) -> Int[Array, "B F K"]:
         """Codes of `frames` frames, the prompt's included. Compiled once for each set of shapes.
 
@@ -81,188 +57,297 @@ class FrozenLM:
         Args:
           seeds: one for each example.
           prompt: codes to continue, P < frames; they come back unchanged at the front.
-          attributes: categorical fields, 0 unknown. Guidance contrasts with all unknown.
-          condition, condition_mask: vectors for cross-attention. Guidance contrasts with none.
+          prompt_frames: how many of them each example has, at the front; P by default. Every
+            example is continued by frames - max(prompt_frames) frames; what follows is 0.
+          condition: what the codes should follow. Guidance contrasts with the absence of all of it.
           sampling: defaults to `SamplingConfig()`.
+          variants: instead of `condition` and `sampling.guidance`, conditions and their weights w:
+            logits = sum of w logits(condition). (s, c), (1 - s, negative) is guidance away from a
+            negative prompt; (1 - s1 - s2, nothing), (s1, c1), (s2, c2) is guidance by two sources.
 
         Raises:
           UserError: shapes or code values that do not fit the model.
         """
-        config, sampling = self.config, sampling or SamplingConfig()
-        seeds = jnp.asarray(seeds, jnp.int32)
-        batch, streams = seeds.shape[0], config.num_codebooks
-        if prompt is None:
-            prompt = jnp.zeros((batch, 0, streams), jnp.int32)
-        _check(config, batch, frames, prompt, attributes, condition)
-        if config.attribute_sizes and attributes is None:
-            attributes = jnp.zeros((batch, len(config.attribute_sizes)), jnp.int32)
-        if condition is not None and condition_mask is None:
-            condition_mask = jnp.ones(condition.shape[:2], bool)
-        return _generate(
-            self,
-            jnp.asarray(seeds),
-            jnp.asarray(prompt, jnp.int32),
-            Condition(attributes, condition, condition_mask),
-            {name: jnp.float32(value) for name, value in dataclasses.asdict(sampling).items()},
+        *_, codes = self.stream(
             frames=frames,
-            filters=(sampling.top_k > 0, sampling.top_p < 1),
-            # Without a condition there is nothing to contrast.
-            guided=sampling.guidance != 1 and (attributes is not None or condition is not None),
+            seeds=seeds,
+            prompt=prompt,
+            prompt_frames=prompt_frames,
+            condition=condition,
+            sampling=sampling,
+            variants=variants,
         )
+        return codes
+
+    def stream(
+        self, *, frames: int, seeds: Int[Array, " B"] | ndarray, chunk: int = 0, **arguments: Any
+    ) -> Iterator[Int[Array, "B F K"]]:
+        """Yields, every `chunk` frames, the codes of the frames that are whole so far, from the
+        first; the last are those of `generate`, which takes the same arguments."""
+        config = self.config
+        inputs, plan = _prepare(config, frames, seeds, **arguments)
+        layout = config.make_layout()
+        state = _start(self, inputs, plan)
+        for end, capacity in plan.stops(chunk):
+            state = dataclasses.replace(state, cache=decode.grow_cache(state.cache, capacity))
+            state = _advance(self, inputs, state, jnp.int32(end), *plan.shape)
+            done = layout.frames_done(frames, end)
+            if done == frames or (chunk and done > plan.longest):
+                yield _finish(layout.decode(state.sequence, frames)[:, :done], inputs, plan)
 
 
-def generate(config: LMConfig, params: Params, **arguments: Any) -> Int[Array, "B F K"]:
-    """`FrozenLM.generate` on the parameters of `LM`; freeze once instead where it is called
-    often."""
-    return FrozenLM.from_trained(config, params).generate(**arguments)
+@flax.struct.dataclass
+class _Inputs:
+    """What the programs read. The G variants of a condition stand behind one another, [G B, ...].
+
+    Attributes:
+      prompt: int32 [B, F, K], zeros behind each example's prompt_frames [B].
+      weights: of the variants [G].
+      numbers: fields of `SamplingConfig`.
+    """
+
+    seeds: Array
+    prompt: Array
+    prompt_frames: Array
+    condition: Condition
+    weights: Array
+    numbers: dict[str, Array]
 
 
-def _check(
+@flax.struct.dataclass
+class _State:
+    """Between steps.
+
+    Attributes:
+      index: the next step of the example with the longest prompt; the others' next step is `lag`
+        [B] less.
+      sequence: int32 [B, L, S], from each example's own first step.
+      column: int32 [B, S], the last one that was written.
+    """
+
+    index: Array
+    lag: Array
+    sequence: Array
+    column: Array
+    cache: decode.Cache
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """Numbers that shape the programs.
+
+    Attributes:
+      frames, longest: of the result, and of the longest prompt.
+      front: positions before the target.
+      first, steps: the first step that is drawn, and how many there are.
+      filters: whether top-k and top-p are on.
+      segment: steps by which the cache grows.
+    """
+
+    frames: int
+    longest: int
+    front: int
+    first: int
+    steps: int
+    filters: tuple[bool, bool]
+    segment: int
+
+    @property
+    def shape(self) -> tuple[int, int, tuple[bool, bool]]:
+        """What `_advance` is compiled for: prompts of any length run the same program."""
+        return self.frames, self.front, self.filters
+
+    def stops(self, chunk: int) -> Iterator[tuple[int, int]]:
+        """Steps to stop at, and the cache's length until there. Attention reads the whole cache, so
+        a long generation runs in segments, each with a longer one; `chunk` adds stops, which change
+        neither a shape nor a result."""
+        ends = [end for end in range(self.segment, self.steps, self.segment) if end > self.first]
+        ends.append(self.steps)
+        inner = range(self.first + chunk, self.steps, chunk) if chunk else ()
+        for stop in sorted({*ends, *inner}):
+            yield stop, self.front + next(end for end in ends if end >= stop)
+
+
+def _prepare(
     config: LMConfig,
-    batch: int,
     frames: int,
-    prompt: Any,
-    attributes: Any,
-    condition: Any,
-) -> None:
+    seeds: Any,
+    prompt: Any = None,
+    prompt_frames: Any = None,
+    condition: Condition | None = None,
+    sampling: SamplingConfig | None = None,
+    variants: Sequence[Variant] | None = None,
+) -> tuple[_Inputs, _Plan]:
+    """A checked call of `FrozenLM.generate`."""
+    if config.objective != "next":
+        raise UserError(f"model.objective is {config.objective!r}, expected 'next'")
+    sampling = sampling or SamplingConfig()
+    seeds = jnp.asarray(seeds, jnp.int32)
+    batch, layout = seeds.shape[0], config.make_layout()
+    if variants is None:
+        condition = conditions.complete(config, condition or Condition(), batch, frames)
+        variants = contrasted(config, condition, sampling.guidance)
+    else:
+        variants = [(w, conditions.complete(config, c, batch, frames)) for w, c in variants]
+    stacked = jax.tree.map(lambda *x: jnp.concatenate(x), *(c for _, c in variants))
+    prompt, lengths, longest = check_prompt(config, batch, frames, prompt, prompt_frames)
+    inputs = _Inputs(
+        seeds,
+        jnp.pad(prompt, ((0, 0), (0, frames - prompt.shape[1]), (0, 0))),
+        lengths,
+        stacked,
+        jnp.stack([jnp.asarray(weight, jnp.float32) for weight, _ in variants]),
+        sampling.numbers(),
+    )
+    front = 0 if stacked.front is None else stacked.front.shape[1]
+    front += sum(codes.shape[1] * codes.shape[2] for codes in stacked.prefix)
+    first, steps = int(layout.schedule(frames)[longest].min()), layout.steps(frames)
+    return inputs, _Plan(frames, longest, front, first, steps, sampling.filters, SEGMENT)
+
+
+def contrasted(config: LMConfig, condition: Condition, scale: Any) -> list[Variant]:
+    """The variants of plain guidance: logits = u + scale (c - u)."""
+    # Without a condition there is nothing to contrast.
+    if not jax.tree.leaves(condition) or (isinstance(scale, (int, float)) and scale == 1):
+        return [(1.0, condition)]
+    return [(scale, condition), (1.0 - scale, conditions.absent(config, condition))]
+
+
+def check_prompt(
+    config: LMConfig, batch: Any, frames: int, prompt: Any, prompt_frames: Any
+) -> tuple[Int[Array, "B P K"], Int[Array, " B"], int]:
+    """The prompt, empty where there is none, its lengths and the longest one; `UserError` where it
+    does not fit."""
+    if prompt is None:
+        prompt = jnp.zeros((batch, 0, config.num_codebooks), jnp.int32)
     shape = prompt.shape
     if (shape[0], shape[2]) != (batch, config.num_codebooks) or shape[1] >= frames:
         raise UserError(
             f"prompt: shape is {shape}, expected ({batch}, < {frames}, {config.num_codebooks})"
         )
-    if shape[1] and not 0 <= np.min(prompt) <= np.max(prompt) < config.codebook_size:
-        raise UserError(f"prompt: a code lies outside 0 .. {config.codebook_size - 1}")
-    sizes = np.asarray(config.attribute_sizes)
-    if attributes is not None:
-        if attributes.shape != (batch, len(sizes)):
-            raise UserError(
-                f"attributes: shape is {attributes.shape}, expected ({batch}, {len(sizes)})"
-            )
-        if np.min(attributes, initial=0) < 0 or np.any(np.asarray(attributes) >= sizes):
-            raise UserError(f"attributes: a value lies outside the fields' sizes {sizes.tolist()}")
-    if condition is not None and (
-        not config.condition_width
-        or (condition.shape[0], condition.shape[2]) != (batch, config.condition_width)
-    ):
-        raise UserError(
-            f"condition: shape is {condition.shape}, "
-            f"expected ({batch}, length, {config.condition_width})"
+    conditions.check_range("prompt", prompt, config.sizes)
+    prompt = jnp.asarray(prompt, jnp.int32)
+    if prompt_frames is None:
+        return prompt, jnp.full((batch,), shape[1], jnp.int32), shape[1]
+    lengths = np.asarray(prompt_frames, np.int32)
+    if lengths.shape != (batch,) or lengths.min() < 0 or lengths.max() > shape[1]:
+        raise UserError(f"prompt_frames: expected {batch} numbers from 0 to {shape[1]}")
+    if config.layout == "coarse_first" and len(set(lengths.tolist())) > 1:
+        raise UserError("prompt_frames: expected equal ones with layout 'coarse_first'")
+    return prompt, jnp.asarray(lengths), int(lengths.max())
+
+
+@functools.partial(jax.jit, static_argnames="plan")
+def _start(model: FrozenLM, inputs: _Inputs, plan: _Plan) -> _State:
+    """The state after the conditions and prompts."""
+    config, weights, condition = model.config, model.weights, inputs.condition
+    layout, variants = config.make_layout(), inputs.weights.shape[0]
+    batch, frames = inputs.seeds.shape[0], plan.frames
+    first = jnp.asarray(layout.schedule(frames).min(axis=1))[inputs.prompt_frames]
+    lag = plan.first - first
+    sequence = _sequence(layout, inputs, plan)
+    shifted = layout.shift(sequence)
+    column = jnp.take_along_axis(shifted, first[:, None, None], axis=1)[:, 0]
+    _, capacity = next(plan.stops(0))
+    cache = decode.init_cache(config.transformer, batch * variants, capacity)
+    cache = decode.remember_condition(config, weights, cache, condition)
+    parts = [x for x in (decode.front(config, weights, condition),) if x is not None]
+    if plan.first:
+        steps = slice(0, plan.first)
+        slots = jnp.asarray(layout.shifted_slots(frames)[steps])[None]
+        own = jnp.minimum(jnp.arange(plan.first), frames - 1)[None]
+        tokens = _repeat(shifted[:, steps], variants)
+        own = jnp.broadcast_to(own, tokens.shape[:2])
+        parts.append(decode.target(config, weights, condition, tokens, slots, own))
+    if parts:
+        x = jnp.concatenate(parts, axis=1)
+        # Everything ends where the longest prompt ends; in front of the others stands filler.
+        positions = jnp.arange(x.shape[1])[None] - _repeat(lag, variants)[:, None]
+        x = jnp.take_along_axis(x, jnp.maximum(positions, 0)[..., None], axis=1)
+        x = decode.add_positions(config, x, positions)
+        _, cache = decode.forward(
+            config.transformer, weights["transformer"], cache, x, positions, 0, condition.mask
+        )
+    return _State(jnp.int32(plan.first), lag, sequence, column, cache)
+
+
+def _sequence(layout: Any, inputs: _Inputs, plan: _Plan) -> Int[Array, "B L S"]:
+    """The prompts' sequences; special tokens behind each example's last frame, as the end of a
+    delayed layout has them."""
+    sequence = layout.encode(inputs.prompt)
+    last = plan.frames - plan.longest + inputs.prompt_frames
+    table, slots = layout.frames_at(plan.frames)[None], layout.slots(plan.frames)
+    special = jnp.asarray(layout.sizes)[slots][None]
+    return jnp.where(table < last[:, None, None], sequence, special)
+
+
+@functools.partial(jax.jit, static_argnames=("frames", "front", "filters"), donate_argnames="state")
+def _advance(
+    model: FrozenLM,
+    inputs: _Inputs,
+    state: _State,
+    end: Int[Array, ""],
+    frames: int,
+    front: int,
+    filters: tuple[bool, bool],
+) -> _State:
+    """Draws the steps before `end`."""
+    config, weights, condition = model.config, model.weights, inputs.condition
+    layout, variants = config.make_layout(), inputs.weights.shape[0]
+    tables = (layout.frames_at(frames), layout.slots(frames), layout.shifted_slots(frames))
+    held, shown, read = map(jnp.asarray, tables)
+    rows = jnp.arange(inputs.seeds.shape[0])
+    last = frames - inputs.prompt_frames.max() + inputs.prompt_frames
+
+    def draw(state: _State) -> _State:
+        own = state.index - state.lag  # [B], each example's step
+        at = jnp.minimum(own, len(held) - 1)
+        tokens = _repeat(state.column, variants)[:, None]
+        slots, frame = _repeat(read[at], variants), _repeat(jnp.minimum(own, frames - 1), variants)
+        x = decode.target(config, weights, condition, tokens, slots[:, None], frame[:, None])
+        positions = _repeat(front + own, variants)[:, None]
+        x = decode.add_positions(config, x, positions)
+        x, cache = decode.forward(
+            config.transformer,
+            weights["transformer"],
+            state.cache,
+            x,
+            positions,
+            front + state.index,
+            condition.mask,
+        )
+        keys = jax.vmap(lambda seed, i: jax.random.fold_in(jax.random.key(seed), i))(
+            inputs.seeds, own
+        )
+        mix = functools.partial(_mix, inputs.weights)
+        if config.depth_layers:
+            drawn = depth.draw(config, weights, x, mix, keys, inputs.numbers, filters)
+        else:
+            logits = mix(decode.logits(config, weights, x, _repeat(shown[at], variants)))
+            drawn = sample_tokens(keys, logits, inputs.numbers, filters)
+        free = (held[at] >= inputs.prompt_frames[:, None]) & (held[at] < last[:, None])
+        column = jnp.where(free, drawn, state.sequence[rows, at])
+        sequence = state.sequence.at[rows, at].set(column)
+        return dataclasses.replace(
+            state, index=state.index + 1, sequence=sequence, column=column, cache=cache
         )
 
-
-@functools.partial(jax.jit, static_argnames=("frames", "filters", "guided"))
-def _generate(
-    model: FrozenLM,
-    seeds: Int[Array, " B"],
-    prompt: Int[Array, "B P K"],
-    condition: Condition,
-    sampling: dict[str, Array],
-    *,
-    frames: int,
-    filters: tuple[bool, bool],
-    guided: bool,
-) -> Int[Array, "B F K"]:
-    config, weights = model.config, model.weights
-    layout = config.make_layout()
-    table = layout.frames_at(frames)  # [L, K]
-    free = table >= prompt.shape[1]
-    first = int(np.argmax(free.any(axis=1)))
-    steps, batch = len(table), seeds.shape[0]
-    padded = jnp.pad(prompt, ((0, 0), (0, frames - prompt.shape[1]), (0, 0)))
-    sequence = layout.encode(padded)  # zeros where free
-    if guided:
-        condition = jax.tree.map(lambda x: jnp.concatenate([x, jnp.zeros_like(x)]), condition)
-    inputs = layout.shift(sequence)
-
-    def double(x: Array) -> Array:
-        return jnp.concatenate([x, x]) if guided else x
-
-    # Attention reads the whole cache, so a long generation runs in segments, each with a longer
-    # one.
-    ends = [*range(SEGMENT, steps, SEGMENT), steps]
-    ends = [end for end in ends if end > first]
-    cache = decode.init_cache(config, weights, condition, batch * (1 + guided), ends[0])
-    if first:
-        _, cache = decode.forward(config, weights, cache, condition, double(inputs[:, :first]), 0)
-
-    def body(index: Array, carry: tuple[Array, Array, decode.Cache]) -> Any:
-        sequence, column, cache = carry
-        logits, cache = decode.step(config, weights, cache, condition, double(column), index)
-        if guided:
-            conditional, unconditional = jnp.split(logits, 2)
-            logits = unconditional + sampling["guidance"] * (conditional - unconditional)
-        keys = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), index))(seeds)
-        drawn = sample_tokens(keys, logits, sampling, filters)
-        column = jnp.where(jnp.asarray(free)[index][None], drawn, sequence[:, index])
-        sequence = jax.lax.dynamic_update_slice(sequence, column[:, None], (0, index, 0))
-        return sequence, column, cache
-
-    carry = (sequence, inputs[:, first], cache)
-    for start, end in zip([first, *ends], ends):
-        carry = (*carry[:2], decode.grow_cache(carry[2], end))
-        carry = jax.lax.fori_loop(start, end, body, carry)
-    return layout.decode(carry[0], frames)
+    return jax.lax.while_loop(lambda state: state.index < end, draw, state)
 
 
-def sample_tokens(
-    keys: Array,
-    logits: Float[Array, "B K V"],
-    sampling: dict[str, Array],
-    filters: tuple[bool, bool],
-) -> Int[Array, "B K"]:
-    """One token a stream: temperature, then top-k, then top-p, then a draw by the Gumbel-max
-    rule."""
-    temperature = sampling["temperature"]
-    keep_k, keep_p = filters
-    if keep_k:
-        logits = top_k_filter(logits, sampling["top_k"])
-    if keep_p:
-        logits = top_p_filter(logits, sampling["top_p"], temperature)
-    noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:]))(keys)
-    # argmax(l / t + g) = argmax(l + t g), which is the greedy choice at t = 0.
-    return jnp.argmax(logits + temperature * noise, axis=-1).astype(jnp.int32)
+def _repeat(x: Array, times: int) -> Array:
+    return jnp.concatenate([x] * times) if times > 1 else x
 
 
-def top_k_filter(logits: Float[Array, "*B V"], k: Array) -> Float[Array, "*B V"]:
-    """-inf for every logit below the k-th largest."""
-    order = _ordered(logits)
-    # The largest threshold that at least k logits reach is the k-th largest logit.
-    threshold = _largest(lambda t: jnp.sum(order >= t[..., None], axis=-1) >= k, logits.shape[:-1])
-    return jnp.where(order >= threshold[..., None], logits, -jnp.inf)
+def _mix(weights: Array, logits: Array) -> Array:
+    """Weighted sum over the variants, [G B, S, V] to [B, S, V]."""
+    if weights.shape[0] == 1:
+        return logits
+    parts = logits.reshape(weights.shape[0], -1, *logits.shape[1:])
+    return jnp.tensordot(weights, parts, axes=1, precision=jax.lax.Precision.HIGHEST)
 
 
-def top_p_filter(
-    logits: Float[Array, "*B V"], p: Array, temperature: Array
-) -> Float[Array, "*B V"]:
-    """-inf outside the smallest set of most likely tokens whose probability is at least p."""
-    order = _ordered(logits)
-    mass = jax.nn.softmax(logits / jnp.maximum(temperature, 1e-4), axis=-1)
-    # Rounding may leave the whole mass short of p: the largest token must always stay.
-    p = jnp.minimum(p * mass.sum(axis=-1), mass.sum(axis=-1) * (1 - 1e-6))
-
-    def enough(t: Array) -> Array:
-        return jnp.sum(jnp.where(order >= t[..., None], mass, 0.0), axis=-1) >= p
-
-    return jnp.where(order >= _largest(enough, logits.shape[:-1])[..., None], logits, -jnp.inf)
-
-
-def _ordered(x: Float[Array, "*B V"]) -> Array:
-    """uint32 in the order of the floats: flips the sign bit of positives and all bits of
-    negatives."""
-    bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
-    return jnp.where(bits >> 31, ~bits, bits | jnp.uint32(1 << 31))
-
-
-def _largest(holds: Any, shape: tuple[int, ...]) -> Array:
-    """The largest uint32 for which `holds`, true up to some point and false after it, by its bits
-    from the top.
-
-    Exact, and free of `lax.top_k` (which exported programs cannot carry) and of a sort of the whole
-    vocabulary.
-    """
-
-    def bit(i: Array, t: Array) -> Array:
-        candidate = t | (jnp.uint32(1) << (31 - i).astype(jnp.uint32))
-        return jnp.where(holds(candidate), candidate, t)
-
-    return jax.lax.fori_loop(0, 32, bit, jnp.zeros(shape, jnp.uint32))
+def _finish(codes: Int[Array, "B F K"], inputs: _Inputs, plan: _Plan) -> Int[Array, "B F K"]:
+    """Zeros behind the end of an example with a shorter prompt."""
+    last = plan.frames - plan.longest + inputs.prompt_frames
+    return jnp.where((jnp.arange(codes.shape[1])[None] < last[:, None])[..., None], codes, 0)

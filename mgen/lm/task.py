@@ -1,5 +1,6 @@
-"""What the trainer calls to train a token language model."""
+"""What the trainer calls to train a token language model: any stage of the hierarchy."""
 
+import dataclasses
 import itertools
 from collections.abc import Iterator
 from typing import Any
@@ -9,135 +10,193 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
+from mgen.errors import UserError
+from mgen.kmeans import Codebook
+from mgen.lm import condition as conditions
 from mgen.lm import loss as lm_loss
-from mgen.lm.model import LM, LMConfig
+from mgen.lm import masked
+from mgen.lm.condition import Condition
+from mgen.lm.model import LM
+from mgen.lm.streams import JOINT, JOINT_VECTORS, TEXT, Stage, model_config
+from mgen.nn.cluster import residual_codes
 from mgen.train import task
+from mgen.train.state import TrainState
 from mgen.typing import Array, Batch, Int, Key, Metrics, Params
 
 BASELINE_BATCHES = 64
 
 
 class Task(task.Task):
-    """Next-token prediction on batches of {"codes": int32 [B, F, K]} and the model's conditions.
-
-    A model with attributes also reads {"attributes": int32 [B, A]}, one with cross-attention
-    {"condition": float32 [B, C, W], "condition_mask": bool [B, C]}.
+    """Prediction of the target of a stage, on batches of its streams {name: int32 [B, F, K]},
+    attributes int32 [B, A] and vectors {name: float32 [B, D]}, of text float32 [B, L, D] and
+    text_mask bool [B, L].
 
     Reads from the config, beside what every family has:
-      codec: codebooks, codebook_size, frame_rate (Hz), sample_rate (Hz) of the codec that made the
-        tokens; a token dataset whose stream `data.stream` has other ones is refused.
-      model: fields of `LMConfig` other than num_codebooks and codebook_size.
-      loss: z_loss and label_smoothing (see `mgen.lm.loss`), condition_dropout (share of examples
-        that train without their condition, for guidance) and attribute_dropout (share of single
-        fields set to unknown, so that a user may give some of them only).
+      streams: codebooks, codebook_size, frame_rate (Hz) and whatever else of each stream the token
+        dataset must agree with; "joint" is made here of the crop's mean embedding, see below.
+      stage: target, prefix, aligned (names of parts, see `mgen.lm.streams`), vectors (a stream for
+        cross-attention; "" for none), joint_codebook (folder of the codebook that makes "joint"
+        tokens of the mean of "joint_embedding" over a crop, as MusicLM does).
+      model: fields of `LMConfig` other than sizes, prefix and aligned.
+      loss: z_loss, label_smoothing and chunk (see `mgen.lm.loss`), condition_dropout (share of
+        examples that train without their condition, for guidance) and attribute_dropout (share of
+        single fields set to unknown, so that a user may give some of them only).
+      masking (objective "masked"): see `mgen.lm.masked.MaskingConfig`.
       data.seconds: length of an example.
-      condition.length: C, with cross-attention only.
     """
 
     family = "lm"
 
     def __init__(self, config: ml_collections.ConfigDict):
         super().__init__(config)
-        self.lm_config = LMConfig.from_config(
-            config.model,
-            num_codebooks=config.codec.codebooks,
-            codebook_size=config.codec.codebook_size,
-        )
+        self.stage = Stage.from_config(config)
+        self.lm_config = model_config(config)
         self.model = LM(self.lm_config)
-        self.layout = self.lm_config.make_layout()
-        self.frames = round(config.data.seconds * config.codec.frame_rate)
+        self.frames = self.stage.frames(config.data.seconds)
+        if self.lm_config.objective == "masked":
+            self.masking = masked.MaskingConfig.from_config(config.masking)
+
+    @property
+    def joint(self) -> bool:
+        """Whether "joint" tokens are read."""
+        return JOINT in self.stage.streams
 
     def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-        config = self.lm_config
-        codes = (batch_size, self.frames, config.num_codebooks)
-        spec = {"codes": jax.ShapeDtypeStruct(codes, jnp.int32)}
-        if config.attribute_sizes:
-            fields = (batch_size, len(config.attribute_sizes))
+        config, seconds = self.config, self.config.data.seconds
+        spec = {}
+        for name in self.stage.streams:
+            about = config.streams[name]
+            if name == JOINT:
+                shape: tuple[int, ...] = (batch_size, about.embed_dim)
+                spec[JOINT_VECTORS] = jax.ShapeDtypeStruct(shape, jnp.float32)
+                continue
+            shape = (batch_size, max(1, round(seconds * about.frame_rate)), about.codebooks)
+            spec[name] = jax.ShapeDtypeStruct(shape, jnp.int32)
+        if self.lm_config.attribute_sizes:
+            fields = (batch_size, len(self.lm_config.attribute_sizes))
             spec["attributes"] = jax.ShapeDtypeStruct(fields, jnp.int32)
-        if config.condition_width:
-            rows = (batch_size, self.config.condition.length)
-            spec["condition"] = jax.ShapeDtypeStruct((*rows, config.condition_width), jnp.float32)
-            spec["condition_mask"] = jax.ShapeDtypeStruct(rows, jnp.bool_)
+        width = self.lm_config.condition_width
+        if self.stage.vectors == TEXT:
+            rows = (batch_size, config.data.text_length)
+            spec[TEXT] = jax.ShapeDtypeStruct((*rows, width), jnp.float32)
+            spec[f"{TEXT}_mask"] = jax.ShapeDtypeStruct(rows, jnp.bool_)
+        elif self.stage.vectors:
+            spec[self.stage.vectors] = jax.ShapeDtypeStruct((batch_size, width), jnp.float32)
         return spec
 
     def manifest(self) -> dict[str, Any]:
-        return dict(self.config.codec)
+        return {"streams": self.requires().get("streams", {}), "stage": self.config.stage.to_dict()}
 
     def requires(self) -> dict[str, Any]:
-        return {"streams": {self.config.data.stream: dict(self.config.codec)}}
+        streams = self.config.streams.to_dict()
+        wanted = {"streams": {name: streams[name] for name in self.stage.streams}}
+        if self.joint and self.config.stage.joint_codebook:
+            # The embeddings must be those that the codebook was fitted to.
+            wanted["parents"] = {"joint_codebook": load_codebook(self.config).fingerprint}
+        return wanted
 
     def init_variables(self, key: Key) -> dict[str, Params]:
         batch = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), self.batch_spec(1))
+        variables = {}
+        if self.joint:
+            about = self.config.streams[JOINT]
+            shape = (about.codebooks, about.codebook_size, about.embed_dim)
+            variables["joint"] = {"codebook": jnp.zeros(shape)}
+        codes, condition = self.inputs(variables, batch)
         # Parameters do not depend on the length.
-        tokens = batch.pop("codes")[:, :1]
-        return dict(self.model.init(key, tokens, **batch))
+        condition = dataclasses.replace(
+            condition, aligned=tuple(x[:, :1] for x in condition.aligned)
+        )
+        return {**variables, **dict(self.model.init(key, codes[:, :1], condition))}
+
+    def warm_start(self, state: TrainState) -> TrainState:
+        """Puts the codebook of "joint" in place."""
+        if not self.joint:
+            return state
+        codebook = jnp.asarray(load_codebook(self.config).vectors)
+        variables = {**state.variables, "joint": {"codebook": codebook}}
+        return dataclasses.replace(state, variables=variables)
+
+    def inputs(self, variables: Params, batch: Batch) -> tuple[Int[Array, "B F K"], Condition]:
+        """The codes to predict and the condition."""
+        stage, streams = self.stage, dict(batch)
+        if self.joint:
+            codes, _ = residual_codes(batch[JOINT_VECTORS], variables["joint"]["codebook"])
+            streams[JOINT] = codes[:, None]
+        codes = stage.grid(streams)
+        vectors = mask = None
+        if stage.vectors:
+            vectors = batch[stage.vectors]
+            vectors = vectors if vectors.ndim == 3 else vectors[:, None]
+            mask = batch.get(f"{stage.vectors}_mask", jnp.ones(vectors.shape[:2], bool))
+        condition = Condition(
+            attributes=batch.get("attributes") if self.lm_config.attribute_sizes else None,
+            vectors=vectors,
+            mask=mask,
+            prefix=stage.prefix_codes(streams),
+            aligned=stage.aligned_codes(streams, codes.shape[1]),
+        )
+        return codes, condition
 
     def loss(
         self, params: Params, variables: Params, batch: Batch, key: Key, train: bool
     ) -> tuple[Array, tuple[Metrics, Params]]:
-        settings = self.config.loss
+        settings, config = self.config.loss, self.lm_config
         condition_key, dropout_key = jax.random.split(key)
-        condition = {name: value for name, value in batch.items() if name != "codes"}
+        codes, condition = self.inputs(variables, batch)
+        read, scored = codes, jnp.ones((1, 1, 1), bool)
+        if config.objective == "masked":
+            # Evaluation always hides the same.
+            mask_key = jax.random.fold_in(condition_key, 0) if train else jax.random.key(0)
+            hidden, scored = masked.training_masks(self.masking, mask_key, codes)
+            read = jnp.where(hidden, jnp.asarray(config.sizes)[None, None], codes)
         if train:
             rates = settings.condition_dropout, settings.attribute_dropout
-            condition = drop_condition(condition_key, condition, *rates)
-        sequence = self.layout.encode(batch["codes"])
-        mask = jnp.asarray(self.layout.mask(batch["codes"].shape[1]))[None]
-        logits: Any = self.model.apply(
-            {"params": params},
-            self.layout.shift(sequence),
-            **condition,
-            train=train,
-            rngs={"dropout": dropout_key},
+            condition = conditions.drop(config, condition_key, condition, *rates)
+        bound = self.model.bind({"params": params}, rngs={"dropout": dropout_key})
+        means = lm_loss.losses(
+            bound.heads,
+            bound.top(read, condition, train),
+            codes,
+            scored,
+            chunk=settings.chunk,
+            z_loss=settings.z_loss if train else 0.0,
+            label_smoothing=settings.label_smoothing if train else 0.0,
         )
-        nats, per_codebook = lm_loss.cross_entropy(logits, sequence, mask)
-        objective = nats
-        if train and (settings.z_loss or settings.label_smoothing):
-            objective, _ = lm_loss.cross_entropy(
-                logits,
-                sequence,
-                mask,
-                z_loss=settings.z_loss,
-                label_smoothing=settings.label_smoothing,
-            )
-        metrics = {
-            "cross_entropy": nats,
-            "accuracy": lm_loss.accuracy(logits, sequence, mask).mean(),
-        }
-        metrics |= {f"cross_entropy_{k}": value for k, value in enumerate(per_codebook)}
-        return objective, (metrics, variables)
+        share = means.pop("share")
+        whole = {name: (value * share).sum() for name, value in means.items()}
+        metrics = {"cross_entropy": whole["nats"], "accuracy": whole["hits"]}
+        if config.objective == "next":
+            metrics |= {f"cross_entropy_{k}": value for k, value in enumerate(means["nats"])}
+        return whole["objective"], (metrics, variables)
 
     def baseline(self, train_data: Iterator[Batch], held_out: Iterator[Batch]) -> Metrics:
         """Loss on held-out codes of the training codes' frequencies (add-one smoothed): what a
         model scores that ignores context."""
         train_counts = self._counts(itertools.islice(train_data, BASELINE_BATCHES))
         counts = self._counts(itertools.islice(held_out, BASELINE_BATCHES))
-        return {"unigram_cross_entropy": lm_loss.unigram_cross_entropy(train_counts, counts).mean()}
+        nats = lm_loss.unigram_cross_entropy(train_counts, counts, self.lm_config.sizes)
+        return {"unigram_cross_entropy": nats.mean()}
 
     def _counts(self, batches: Iterator[Batch]) -> Int[np.ndarray, "K V"]:
         config = self.lm_config
         counts = np.zeros((config.num_codebooks, config.codebook_size), np.int64)
         for batch in batches:
+            codes = np.asarray(self.stage.grid(batch))
             for k, row in enumerate(counts):
-                row += np.bincount(
-                    np.asarray(batch["codes"])[..., k].ravel(), minlength=config.codebook_size
-                )
+                row += np.bincount(codes[..., k].ravel(), minlength=config.codebook_size)
         return counts
 
 
-def drop_condition(
-    key: Key, condition: Batch, condition_dropout: float, attribute_dropout: float
-) -> Batch:
-    """Takes the whole condition from some examples, and single attributes (0, unknown) from others,
-    at the given rates."""
-    rows_key, fields_key = jax.random.split(key)
-    size = jax.tree.leaves(condition)[0].shape[0] if condition else 0
-    keep = jax.random.bernoulli(rows_key, 1.0 - condition_dropout, (size, 1))
-    dropped = dict(condition)
-    if "attributes" in condition:
-        fields = condition["attributes"]
-        keep_field = jax.random.bernoulli(fields_key, 1.0 - attribute_dropout, fields.shape)
-        dropped["attributes"] = jnp.where(keep & keep_field, fields, 0)
-    if "condition_mask" in condition:
-        dropped["condition_mask"] = condition["condition_mask"] & keep
-    return dropped
+def load_codebook(config: ml_collections.ConfigDict) -> Codebook:
+    """`stage.joint_codebook`; `UserError` where it does not fit `streams`."""
+    about = config.streams[JOINT]
+    if not config.stage.joint_codebook:
+        raise UserError("stage.joint_codebook is empty, expected the codebook of the joint tokens")
+    book = Codebook.load(config.stage.joint_codebook)
+    expected = (about.codebooks, about.codebook_size, about.embed_dim)
+    if book.vectors.shape != expected:
+        raise UserError(
+            f"{config.stage.joint_codebook}: shape is {book.vectors.shape}, expected {expected}"
+        )
+    return book

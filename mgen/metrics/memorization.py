@@ -35,6 +35,7 @@ from mgen.errors import UserError
 from mgen.typing import Bool, Float, Int, ndarray
 
 THRESHOLD = 0.85
+EMBEDDING = "joint_embedding"  # stream of a piece
 SHIFTS = 4  # permutations whose pairs are the unrelated ones
 
 
@@ -50,10 +51,12 @@ class Pieces(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Passages:
-    """Passages of training data: codes int32 [N, L, K], attributes int32 [N, A] of their pieces."""
+    """Passages of training data: codes int32 [N, L, K], attributes int32 [N, A] of their pieces,
+    and the pieces' mean joint embeddings float32 [N, D] where they have any."""
 
     codes: Int[ndarray, "N L K"]
     attributes: Int[ndarray, "N A"]
+    embeddings: Float[ndarray, "N D"] | None = None
 
 
 def draw(pieces: Pieces, stream: str, count: int, frames: int, seed: int = 0) -> Passages:
@@ -70,13 +73,16 @@ def draw(pieces: Pieces, stream: str, count: int, frames: int, seed: int = 0) ->
             f"at least; the longest has {lengths.max(initial=0)}"
         )
     rng = np.random.default_rng(seed)
-    codes, attributes = [], []
+    codes, attributes, embeddings = [], [], []
     for index in rng.permutation(usable)[:count].tolist():
         piece = pieces[index]
         start = int(rng.integers(len(piece[stream]) - frames + 1))
         codes.append(piece[stream][start : start + frames])
         attributes.append(piece["attributes"])
-    return Passages(np.stack(codes), np.stack(attributes))
+        if EMBEDDING in piece:
+            embeddings.append(piece[EMBEDDING].mean(axis=0))
+    vectors = np.stack(embeddings) if embeddings else None
+    return Passages(np.stack(codes), np.stack(attributes), vectors)
 
 
 def audit(
@@ -97,8 +103,9 @@ def audit(
 
     Args:
       generate: called with frames (prompt and continuation), seeds int32 [B], prompt int32
-        [B, P, K] (None where P is 0) and attributes int32 [B, A]; gives codes [B, frames, K], the
-        prompt's at the front. Should be greedy.
+        [B, P, K] (None where P is 0), attributes int32 [B, A] and embeddings float32 [B, D] of the
+        whole pieces (None where they have none); gives codes [B, frames, K], the prompt's at the
+        front. Should be greedy.
       pieces: the training split.
       prompts: P; every passage is long enough for the longest, and begins at the same place for
         all.
@@ -150,6 +157,7 @@ def continuations(
             seeds=rows.astype(np.int32),
             prompt=passages.codes[rows, :prompt] if prompt else None,
             attributes=passages.attributes[rows],
+            embeddings=None if passages.embeddings is None else passages.embeddings[rows],
         )
         made.append(np.asarray(codes)[:, prompt:])
     return np.concatenate(made)[:count]

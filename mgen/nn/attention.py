@@ -1,8 +1,11 @@
 """Multi-head attention: over a sequence in training, over a key-value cache in decoding."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mgen.nn.embed import rope
 from mgen.typing import Array, Bool, Float
@@ -19,7 +22,9 @@ class Attention(nn.Module):
         head.
       bias: whether the four projections have one.
       causal: position l sees positions <= l; self-attention only.
-      rotary: rotary positions on queries and keys; self-attention only.
+      rotary, rope_base: rotary positions on queries and keys; self-attention only.
+      window, sink: how far back a position sees, itself included, and how many of the first ones
+        it sees beside (Xiao et al. 2023, "attention sinks"); window 0 is all; causal only.
       scale: factor on the scores; None is head_dim ** -0.5, T5 has 1.
       dtype: compute dtype.
     """
@@ -30,6 +35,9 @@ class Attention(nn.Module):
     bias: bool = False
     causal: bool = False
     rotary: bool = False
+    rope_base: float = 10000.0
+    window: int = 0
+    sink: int = 0
     scale: float | None = None
     dtype: str = "float32"
 
@@ -55,13 +63,19 @@ class Attention(nn.Module):
         value = project("value", self.kv_heads)(source)
         if self.rotary:
             positions = jnp.arange(x.shape[1])[:, None]
-            query, key = rope(query, positions), rope(key, positions)
+            query = rope(query, positions, self.rope_base)
+            key = rope(key, positions, self.rope_base)
+        seen = None if mask is None else mask[:, None, None, :]
+        if self.window:
+            at = np.arange(x.shape[1])
+            near = jnp.asarray(visible(at[:, None], at, self.window, self.sink))
+            seen = near[None, None] if seen is None else seen & near[None, None]
         out = jax.nn.dot_product_attention(
             query,
             key,
             value,
             bias=None if bias is None else bias.astype(query.dtype),
-            mask=None if mask is None else mask[:, None, None, :],
+            mask=seen,
             scale=self.scale,
             is_causal=self.causal,
         )
@@ -70,11 +84,18 @@ class Attention(nn.Module):
         )(out)
 
 
+def visible(query: Any, key: Any, window: int = 0, sink: int = 0) -> Any:
+    """Whether causal attention from position `query` sees position `key`; see `Attention`."""
+    seen = key <= query
+    return seen & ((query - key < window) | (key < sink)) if window else seen
+
+
 def cached_attention(
     query: Float[Array, "B H L hd"],
     key: Float[Array, "B G C hd"],
     value: Float[Array, "B G C hd"],
     mask: Bool[Array, "#B #L C"] | None = None,
+    bias: Float[Array, "#B H L C"] | None = None,
 ) -> Float[Array, "B H L hd"]:
     """Attention over keys and values held heads-first, as a cache keeps them so that no step copies
     it.
@@ -82,14 +103,17 @@ def cached_attention(
     Args:
       query: H heads, a multiple of the G key-value heads.
       mask: True where a query may look.
+      bias: added to the scores.
     """
     shape = batch, heads, length, width = query.shape
     groups = key.shape[1]
     query = (query * width**-0.5).reshape(batch, groups, heads // groups * length, width)
     scores = jnp.einsum("bgld,bgcd->bglc", query, key)
+    scores = scores.reshape(batch, heads, length, -1)
+    if bias is not None:
+        scores = scores + bias
     if mask is not None:
-        scores = scores.reshape(batch, heads, length, -1)
         scores = jnp.where(mask[:, None], scores, jnp.finfo(scores.dtype).min)
-        scores = scores.reshape(batch, groups, -1, key.shape[2])
+    scores = scores.reshape(batch, groups, -1, key.shape[2])
     weights = jax.nn.softmax(scores, axis=-1)
     return jnp.einsum("bglc,bgcd->bgld", weights, value).reshape(shape)

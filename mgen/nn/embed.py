@@ -54,22 +54,47 @@ class SumEmbed(nn.Module):
     sizes: tuple[int, ...]
     dim: int
 
-    @nn.compact
-    def __call__(self, fields: Int[Array, "*B A"]) -> Float[Array, "*B D"]:
+    def setup(self) -> None:
         # One table with offsets: one gather forward, one scatter-add backward.
-        table = self.param(
+        self.embedding = self.param(
             "embedding", nn.initializers.normal(0.02), (sum(self.sizes), self.dim), jnp.float32
         )
-        return sum_rows(table, fields, self.sizes)
+
+    def __call__(
+        self, fields: Int[Array, "*B A"], slots: Int[Array, "*B A"] | None = None
+    ) -> Float[Array, "*B D"]:
+        """The sum; `slots` says which field each value is, None that they stand in order."""
+        return self.rows(fields, slots).sum(axis=-2)
+
+    def rows(
+        self, fields: Int[Array, "*B A"], slots: Int[Array, "*B A"] | None = None
+    ) -> Float[Array, "*B A D"]:
+        """The embeddings before the sum."""
+        return take_rows(self.embedding, fields, self.sizes, slots)
 
 
 def sum_rows(
     table: Float[Array, "R D"], fields: Int[Array, "*B A"], sizes: tuple[int, ...]
 ) -> Float[Array, "*B D"]:
-    """What `SumEmbed` gives with its joint `table`, in which the rows of a field follow those of
-    the fields before it."""
+    """What `SumEmbed` gives with its joint `table`."""
+    return take_rows(table, fields, sizes).sum(axis=-2)
+
+
+def take_rows(
+    table: Float[Array, "R D"],
+    fields: Int[Array, "*B A"],
+    sizes: tuple[int, ...],
+    slots: Int[Array, "*B A"] | None = None,
+) -> Float[Array, "*B A D"]:
+    """Embeddings from a joint `table`, in which the rows of a field follow those of the fields
+    before it.
+
+    Args:
+      slots: the field of each value; None where they stand in order.
+    """
     starts = jnp.asarray([sum(sizes[:i]) for i in range(len(sizes))], jnp.int32)
-    return table[fields + jnp.broadcast_to(starts, fields.shape)].sum(axis=-2)
+    own = starts if slots is None else starts[slots]
+    return table[fields + jnp.broadcast_to(own, fields.shape)]
 
 
 class RelativeBias(nn.Module):

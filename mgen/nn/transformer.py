@@ -42,7 +42,7 @@ class TransformerConfig:
       norm, norm_epsilon: "layer" or "rms", and what is added to the variance.
       norm_position: "pre" (a final norm follows the last block) or "post".
       bias: whether linear layers have one.
-      causal, rotary: of self-attention.
+      causal, rotary, rope_base, window, sink: of self-attention, see `Attention`.
       relative_buckets, relative_distance: of T5's position bias, shared by all blocks; 0 buckets is
         none.
       head_dim, scale: of attention; None is dim / heads and head_dim ** -0.5.
@@ -68,6 +68,9 @@ class TransformerConfig:
     bias: bool = False
     causal: bool = True
     rotary: bool = False
+    rope_base: float = 10000.0
+    window: int = 0
+    sink: int = 0
     relative_buckets: int = 0
     relative_distance: int = 128
     head_dim: int | None = None
@@ -131,7 +134,15 @@ class Block(nn.Module):
                 hidden = activation(hidden)
             return nn.Dense(config.dim, name="ff_out", **dense)(hidden)
 
-        attention = Attention(causal=config.causal, rotary=config.rotary, name="attention", **heads)
+        attention = Attention(
+            causal=config.causal,
+            rotary=config.rotary,
+            rope_base=config.rope_base,
+            window=config.window,
+            sink=config.sink,
+            name="attention",
+            **heads,
+        )
         own_mask = mask if memory is None else None
         x = residual(x, lambda h: attention(h, None, own_mask, bias), "attention")
         if config.cross and memory is not None:

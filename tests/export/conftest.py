@@ -12,8 +12,9 @@ import pytest
 from mgen.codec.sample import FrozenCodec
 from mgen.export import artefact, signatures
 from mgen.joint.sample import FrozenJoint
-from mgen.lm.model import LMConfig
-from mgen.lm.sample import FrozenLM, SamplingConfig
+from mgen.lm.condition import Condition
+from mgen.lm.filters import SamplingConfig
+from mgen.lm.stages import FrozenStage
 from mgen.train import checkpoint
 
 FRAMES, TOP_K = 12, 100  # of `generate`
@@ -60,11 +61,8 @@ def joint():
 
 @pytest.fixture(scope="session")
 def lm():
-    task, state = make_untrained("lm.tiny")
-    shape = {name: task.config.codec[name] for name in ("codebook_size",)}
-    shape["num_codebooks"] = task.config.codec.codebooks
-    config = LMConfig.from_config(task.config.model, **shape)
-    return FrozenLM.from_trained(config, task.generator_params(state))
+    task, state = make_untrained("hierarchy.tiny_musicgen")
+    return FrozenStage.from_trained(task.config, task.generator_params(state), state.variables)
 
 
 @pytest.fixture(scope="session")
@@ -72,7 +70,9 @@ def models(codec, joint, lm):
     return [
         signatures.of_codec(codec, "c" * 64, 1.0),
         signatures.of_joint(joint, "j" * 64),
-        signatures.of_lm(lm, "l" * 64, FRAMES, SamplingConfig(top_k=TOP_K), {"mode": ["unknown"]}),
+        signatures.of_stage(
+            lm, "l" * 64, FRAMES / 50, SamplingConfig(top_k=TOP_K), {"mode": ["unknown"]}
+        ),
     ]
 
 
@@ -95,7 +95,7 @@ def make_inputs(codec, joint, lm, batch):
 
     ids = rng.integers(0, j.text.vocab_size, (batch, j.text_length), np.int32)
     tokens = rng.integers(1, j.text_length, (batch, 1))
-    attributes = [rng.integers(0, size, batch, np.int32) for size in lm.config.attribute_sizes]
+    attributes = [rng.integers(0, size, batch, np.int32) for size in lm.lm.config.attribute_sizes]
     codes = rng.integers(0, c.codebook_size, (batch, frames, c.num_codebooks), np.int32)
     return {
         "encode": {"audio": audio(frames * c.hop, c.channels)},
@@ -122,7 +122,8 @@ def cases(codec, joint, lm):
         sampling = SamplingConfig(
             temperature=float(temperature), guidance=float(guidance), top_k=TOP_K
         )
-        return lm.generate(frames=FRAMES, seeds=seed, attributes=attributes, sampling=sampling)
+        condition = Condition(attributes=attributes)
+        return lm.lm.generate(frames=FRAMES, seeds=seed, condition=condition, sampling=sampling)
 
     def case(batch):
         inputs = make_inputs(codec, joint, lm, batch)

@@ -26,8 +26,8 @@ def workdirs(untrained, tmp_path_factory):
     codec = make_workdir(folder / "codec", *untrained("codec.tiny_16khz"))
     make_workdir(folder / "joint", *untrained("joint.tiny_mulan"))
     (folder / "joint" / "vocabulary.model").write_bytes(b"pieces")
-    make_workdir(folder / "lm", *untrained("lm.tiny"), {"codec": codec})
-    make_workdir(folder / "other_lm", *untrained("lm.tiny"), {"codec": "another"})
+    make_workdir(folder / "lm", *untrained("hierarchy.tiny_musicgen"), {"codec": codec})
+    make_workdir(folder / "other_lm", *untrained("hierarchy.tiny_musicgen"), {"codec": "another"})
     return {path.name: f"--{path.name}={path}" for path in folder.iterdir()}
 
 

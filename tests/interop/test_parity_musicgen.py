@@ -13,9 +13,11 @@ import pytest
 from mgen import tree
 from mgen.errors import UserError
 from mgen.interop import musicgen
-from mgen.lm import decode
-from mgen.lm.model import LM, LMConfig
-from mgen.lm.sample import FrozenLM, SamplingConfig
+from mgen.lm.condition import Condition
+from mgen.lm.config import LMConfig
+from mgen.lm.filters import SamplingConfig
+from mgen.lm.model import LM
+from mgen.lm.sample import FrozenLM
 from mgen.lm.task import Task
 
 torch = pytest.importorskip("torch")
@@ -81,9 +83,22 @@ def pair(request):
 def inputs(pair):
     config = pair[1]
     rng = np.random.default_rng(0)
-    tokens = rng.integers(0, config.codebook_size + 1, (B, L, config.num_codebooks))
+    codes = rng.integers(0, config.codebook_size, (B, L, config.num_codebooks))
     vectors = rng.normal(size=(B, C, config.condition_width)).astype(np.float32)
-    return tokens, vectors * MASK[..., None].astype(np.float32)
+    return codes, vectors * MASK[..., None].astype(np.float32)
+
+
+def logits_of_codes(theirs, config, codes, vectors, mask):
+    """Their logits [B, F, K, V] of codes, read in the order of our layout."""
+    layout = config.make_layout()
+    tokens = layout.shift(layout.encode(jnp.asarray(codes)))
+    logits = their_logits(theirs, np.asarray(tokens), vectors, mask)
+    return layout.decode(logits, codes.shape[1])
+
+
+def our_logits(config, params, codes, vectors):
+    condition = Condition(vectors=jnp.asarray(vectors), mask=jnp.asarray(MASK, bool))
+    return LM(config).apply({"params": params}, jnp.asarray(codes, jnp.int32), condition)
 
 
 def their_logits(theirs, tokens, vectors, mask):
@@ -100,31 +115,9 @@ def their_logits(theirs, tokens, vectors, mask):
 
 def test_logits(pair, inputs):
     theirs, config, params = pair
-    tokens, vectors = inputs
-    expected = their_logits(theirs, tokens, vectors, MASK)
-    ours = LM(config).apply(
-        {"params": params},
-        jnp.asarray(tokens, jnp.int32),
-        condition=jnp.asarray(vectors),
-        condition_mask=jnp.asarray(MASK, bool),
-    )
+    expected = logits_of_codes(theirs, config, *inputs, MASK)
     assert expected.std() > 0.3
-    np.testing.assert_allclose(ours, expected, atol=1e-4)
-
-
-def test_cached_decoding(pair, inputs):
-    theirs, config, params = pair
-    tokens, vectors = inputs
-    expected = their_logits(theirs, tokens, vectors, MASK)
-    weights = decode.arrange(config, params)
-    condition = decode.Condition(None, jnp.asarray(vectors), jnp.asarray(MASK, bool))
-    tokens = jnp.asarray(tokens, jnp.int32)
-    cache = decode.init_cache(config, weights, condition, B, L)
-    _, cache = decode.forward(config, weights, cache, condition, tokens[:, :4], 0)
-    step = jax.jit(decode.step, static_argnums=0)
-    for i in range(4, L):
-        logits, cache = step(config, weights, cache, condition, tokens[:, i], jnp.int32(i))
-        np.testing.assert_allclose(logits, expected[:, i], atol=1e-4)
+    np.testing.assert_allclose(our_logits(config, params, *inputs), expected, atol=1e-4)
 
 
 def reference_generation(theirs, vectors, frames, guidance):
@@ -157,8 +150,7 @@ def test_greedy_generation_with_guidance(pair, inputs):
     codes = FrozenLM.from_trained(config, params).generate(
         frames=frames,
         seeds=np.arange(B),
-        condition=vectors,
-        condition_mask=MASK.astype(bool),
+        condition=Condition(vectors=vectors, mask=MASK.astype(bool)),
         sampling=SamplingConfig(temperature=0.0, guidance=3.0),
     )
     np.testing.assert_array_equal(codes, expected)
@@ -179,18 +171,13 @@ def test_conditional_model_projects_its_condition():
     config = musicgen.lm_config(decoder, condition_width=24)
     params = musicgen.lm_params(config, numpy_state(theirs))
     rng = np.random.default_rng(0)
-    tokens = rng.integers(0, 65, (B, L, 4))
+    codes = rng.integers(0, 64, (B, L, 4))
     vectors = rng.normal(size=(B, C, 24)).astype(np.float32)
     with torch.inference_mode():
         projected = theirs.enc_to_dec_proj(torch.tensor(vectors)).numpy() * MASK[..., None]
-    expected = their_logits(theirs.decoder, tokens, projected.astype(np.float32), MASK)
-    ours = LM(config).apply(
-        {"params": params},
-        jnp.asarray(tokens, jnp.int32),
-        condition=jnp.asarray(vectors),
-        condition_mask=jnp.asarray(MASK, bool),
-    )
-    np.testing.assert_allclose(ours, expected, atol=1e-4)
+    projected = projected.astype(np.float32)
+    expected = logits_of_codes(theirs.decoder, config, codes, projected, MASK)
+    np.testing.assert_allclose(our_logits(config, params, codes, vectors), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -205,7 +192,7 @@ def test_parameter_counts(name, dim, heads, layers):
         theirs = transformers.MusicgenForCausalLM(shape)
         projection = torch.nn.Linear(768, dim)
     expected = sum(p.numel() for m in (theirs, projection) for p in m.parameters())
-    task = Task(importlib.import_module(f"configs.lm.musicgen_{name}").get_config())
+    task = Task(importlib.import_module(f"configs.hierarchy.musicgen_{name}").get_config())
     params = jax.eval_shape(task.init_variables, jax.random.key(0))["params"]
     assert tree.size(params) == expected
     converted = musicgen.lm_config(shape, condition_width=768)
@@ -216,11 +203,11 @@ def test_parameter_counts(name, dim, heads, layers):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda s: s.pop("lm_heads.1.weight"), "lm_heads.1.weight: missing"),
-        (lambda s: s.update({"extra": np.zeros(2)}), "extra: weight without a place"),
+        (lambda s: s.pop("lm_heads.1.weight"), "lm_heads.1.weight is missing"),
+        (lambda s: s.update({"extra": np.zeros(2)}), "extra has no place"),
         (
             lambda s: s.update({"model.decoder.layer_norm.bias": np.zeros(3)}),
-            "model.decoder.layer_norm.bias: shape is (3,)",
+            "model.decoder.layer_norm.bias has shape (3,)",
         ),
     ],
 )

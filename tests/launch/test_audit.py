@@ -58,9 +58,11 @@ def dataset(book, tmp_path_factory):
 def lm(book, tmp_path_factory):
     """A workdir as `mgen train` leaves it after no step."""
     workdir = tmp_path_factory.mktemp("audit") / "lm"
-    config = importlib.import_module("configs.lm.tiny").get_config("smoke")
-    config.codec.update(stream())
-    config.data.stream = "semantic"
+    config = importlib.import_module("configs.hierarchy.tiny_musicgen").get_config("smoke")
+    with config.unlocked():
+        config.streams = {"semantic": stream()}
+    config.stage.target = ("semantic",)
+    config.data.streams = ("semantic",)
     task = checkpoint.make_task(config)
     loop.claim_workdir(workdir, task, config, parents(book), False)
     checkpoints = checkpoint.Checkpoints(workdir)
@@ -99,12 +101,12 @@ def test_a_model_that_copies_is_caught_on_its_training_data_only(lm, dataset, bo
 
     class Copies:
         @staticmethod
-        def from_trained(config, params):
-            return Copies()
+        def from_trained(config, params, variables):
+            return types.SimpleNamespace(lm=Copies())
 
-        def generate(self, *, frames, seeds, prompt, attributes, sampling):
+        def generate(self, *, frames, seeds, prompt, condition, sampling):
             assert sampling.temperature == 0 and sampling.guidance == 1
-            assert attributes.shape == (len(seeds), FIELDS)
+            assert condition.attributes.shape == (len(seeds), FIELDS)
             rows = []
             for index in range(len(seeds)):
                 wanted = known[0][:0] if prompt is None else prompt[index]
@@ -118,7 +120,7 @@ def test_a_model_that_copies_is_caught_on_its_training_data_only(lm, dataset, bo
                         return codes[start : start + frames]
             return np.concatenate([wanted, known[1]])[:frames]
 
-    monkeypatch.setattr(audit, "FrozenLM", Copies)
+    monkeypatch.setattr(audit, "FrozenStage", Copies)
     rows, rate = audit.audit(lm, dataset, book, OPTIONS)
     assert rate == RATE and [row["prompt"] for row in rows] == [0, 10, 25]
     for row in rows[1:]:
@@ -149,3 +151,9 @@ def test_tokens_of_other_models_are_refused(lm, dataset, book, tmp_path):
     negative = audit.Options(**(vars(OPTIONS) | {"prompt_seconds": (-1.0,)}))
     with pytest.raises(UserError, match="expected seconds from 0 on"):
         audit.audit(lm, dataset, book, negative)
+
+
+def test_a_stage_that_needs_more_than_a_prompt_is_refused():
+    config = importlib.import_module("configs.hierarchy.tiny_musiclm").get_config("fine,smoke")
+    with pytest.raises(UserError, match="writes acoustic from acoustic, expected a stage"):
+        audit.target_stream(checkpoint.make_task(config).stage, "lm")

@@ -83,7 +83,7 @@ def test_train_with_a_wrong_setting(mgen, scores, tmp_path, setting, words):
 def test_train_a_language_model_on_tokens_of_another_codec(mgen, tmp_path):
     manifest.write(tmp_path / "tokens", {"kind": "tokens", "codebooks": 99, "frame_rate": 50.0})
     where = (f"--workdir={tmp_path / 'w'}", f"--config.data.dataset={tmp_path / 'tokens'}")
-    fails(mgen("train", "--config=lm/tiny:smoke", *where, check=False), "tokens")
+    fails(mgen("train", "--config=hierarchy/tiny_musicgen:smoke", *where, check=False), "tokens")
 
 
 def test_damaged_checkpoint(mgen, trained, tmp_path):

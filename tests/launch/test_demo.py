@@ -43,8 +43,8 @@ def test_demo_leaves_clips_and_a_report(demo):
 def test_clip_can_be_made_again_from_its_json(demo, mgen, tmp_path):
     out, _ = demo
     about = json.loads((out / "seed2.json").read_text())
-    flags = ("lm", "codec", "n", "seconds", "seed", "temperature", "top_k", "top_p", "guidance")
-    mgen("generate", *(f"--{name}={about[name]}" for name in flags), f"--out={tmp_path}")
+    flags = [f"--{name}={about[name]}" for name in ("codec", "n", "duration", "seed", "guidance")]
+    mgen("generate", f"--lm={about['lm'][0]}", *flags, f"--out={tmp_path}")
     same = [
         safetensors.numpy.load_file(folder / "seed2.safetensors")["codes"]
         for folder in (out, tmp_path)
@@ -59,9 +59,9 @@ def test_clip_goes_on_from_a_prompt(demo, mgen, tmp_path):
     tone = 0.3 * np.sin(np.arange(22050) * 0.06)
     soundfile.write(tmp_path / "tone.wav", np.stack([tone, tone], 1), 44100)  # 0.5 s, stereo
     models = [f"--lm={work / 'lm'}", f"--codec={work / 'codec'}"]
-    prompt = f"--prompt={tmp_path / 'tone.wav'}"
+    prompt = f"--audio_prompt={tmp_path / 'tone.wav'}"
     for seed in (1, 2):
-        mgen("generate", *models, prompt, "--seconds=1", f"--seed={seed}", f"--out={tmp_path}")
+        mgen("generate", *models, prompt, "--duration=1", f"--seed={seed}", f"--out={tmp_path}")
     first, second = (
         safetensors.numpy.load_file(tmp_path / f"seed{seed}.safetensors")["codes"]
         for seed in (1, 2)

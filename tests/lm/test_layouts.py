@@ -18,21 +18,23 @@ def layouts(draw):
     if name == "delay" and draw(st.booleans()):
         delays = draw(st.lists(st.integers(0, 7), min_size=codebooks, max_size=codebooks))
         delays = tuple(d - min(delays) for d in delays)
-    return Layout(name, codebooks, draw(st.integers(1, 3000)), delays)
+    sizes = draw(st.lists(st.integers(1, 3000), min_size=codebooks, max_size=codebooks))
+    return Layout(name, tuple(sizes), delays)
 
 
 @settings(deadline=None, max_examples=25)
 @given(layouts(), st.integers(1, 12), st.integers(0, 2**31 - 1))
 def test_laws(layout, frames, seed):
     rng = np.random.default_rng(seed)
-    codes = jnp.asarray(rng.integers(0, layout.special, (2, frames, layout.codebooks)))
+    codes = jnp.asarray(rng.integers(0, layout.sizes, (2, frames, layout.codebooks)))
     sequence = layout.encode(codes)
-    mask = layout.mask(frames)
-    assert sequence.shape == (2, layout.steps(frames), layout.codebooks)
+    mask, slots = layout.frames_at(frames) >= 0, layout.slots(frames)
+    special = np.asarray(layout.sizes)[slots]
+    assert sequence.shape == (2, layout.steps(frames), layout.width) == (2, *slots.shape)
     np.testing.assert_array_equal(layout.decode(sequence, frames), codes)
     # Every code once, special tokens elsewhere.
     assert mask.sum() == frames * layout.codebooks
-    np.testing.assert_array_equal(np.asarray(sequence) == layout.special, ~mask[None].repeat(2, 0))
+    np.testing.assert_array_equal(np.asarray(sequence) == special, ~mask[None].repeat(2, 0))
     # A code never comes before the coarser codes of its frame, nor before the frame before.
     schedule = layout.schedule(frames)
     assert np.all(np.diff(schedule, axis=0) > 0)
@@ -40,8 +42,16 @@ def test_laws(layout, frames, seed):
         assert np.all(np.diff(schedule, axis=1) >= 0)
     # The model's input is the sequence one step late.
     inputs = layout.shift(sequence)
-    assert np.all(inputs[:, 0] == layout.special)
+    read = layout.shifted_slots(frames)
+    assert np.all(np.asarray(inputs[:, 0]) == np.asarray(layout.sizes)[read[0]])
     np.testing.assert_array_equal(inputs[:, 1:], sequence[:, :-1])
+    np.testing.assert_array_equal(read[1:], slots[:-1])
+    schedule = layout.schedule(frames)
+    # A frame is whole when the last of its codes is there.
+    done = [layout.frames_done(frames, step) for step in range(layout.steps(frames) + 1)]
+    assert done == [
+        int(np.sum(np.maximum.accumulate(schedule.max(1)) < s)) for s in range(len(done))
+    ]
 
 
 def test_tables_of_the_papers():
@@ -49,14 +59,15 @@ def test_tables_of_the_papers():
     tables = {
         "parallel": [[0, 0, 0], [1, 1, 1]],
         "delay": [[0, -1, -1], [1, 0, -1], [-1, 1, 0], [-1, -1, 1]],
-        "flatten": [[0, -1, -1], [-1, 0, -1], [-1, -1, 0], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]],
+        "flatten": [[0], [0], [0], [1], [1], [1]],
         "partial_flatten": [[0, -1, -1], [-1, 0, 0], [1, -1, -1], [-1, 1, 1]],
         "coarse_first": [[0, -1, -1], [1, -1, -1], [-1, 0, 0], [-1, 1, 1]],
     }
     assert set(tables) == set(SCHEDULES)
     for name, table in tables.items():
-        np.testing.assert_array_equal(Layout(name, 3, 9).frames_at(2), table)
-    stereo = Layout("delay", 4, 9, (0, 0, 1, 1))
+        np.testing.assert_array_equal(Layout(name, (9,) * 3).frames_at(2), table)
+    np.testing.assert_array_equal(Layout("flatten", (9,) * 3).slots(2)[:, 0], [0, 1, 2, 0, 1, 2])
+    stereo = Layout("delay", (9,) * 4, (0, 0, 1, 1))
     np.testing.assert_array_equal(
         stereo.frames_at(2), [[0, 0, -1, -1], [1, 1, 0, 0], [-1, -1, 1, 1]]
     )
@@ -64,7 +75,7 @@ def test_tables_of_the_papers():
 
 def test_steps_of_thirty_seconds():
     # MusicGen, table 4: 1500 frames of 4 codebooks.
-    steps = {name: Layout(name, 4, 2048).steps(1500) for name in SCHEDULES}
+    steps = {name: Layout(name, (2048,) * 4).steps(1500) for name in SCHEDULES}
     assert steps == {
         "parallel": 1500,
         "delay": 1503,
@@ -85,5 +96,5 @@ def test_steps_of_thirty_seconds():
 )
 def test_bad_layouts_are_refused(name, delays, message):
     with pytest.raises(UserError) as error:
-        Layout(name, 3, 9, delays)
+        Layout(name, (9,) * 3, delays)
     assert message in str(error.value)

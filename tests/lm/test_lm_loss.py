@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from mgen.lm import loss
 
@@ -43,23 +44,44 @@ def test_masked_positions_get_no_gradient_and_low_precision_logits_are_summed_in
     assert total.dtype == jnp.float32
 
 
-def test_accuracy():
+def test_hits():
     logits = jax.nn.one_hot(TARGETS, V) + 0.1 * jax.random.normal(jax.random.key(3), (B, L, K, V))
     wrong = logits.at[0, :, 0].set(-logits[0, :, 0])
-    mask = jnp.ones((B, L, K), bool)
-    np.testing.assert_allclose(loss.accuracy(wrong, TARGETS, mask), [0.5, 1.0, 1.0])
+    found = loss.losses(lambda x: x, wrong, TARGETS, jnp.ones((1, 1, 1), bool))
+    np.testing.assert_allclose(found["hits"], [0.5, 1.0, 1.0])
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 4])
+def test_chunks_give_the_same_values_and_gradients(chunk):
+    """Dense and chunked, with a mask and every term; sums of 10 terms in another order."""
+    kernel = jax.random.normal(jax.random.key(4), (V, V))
+
+    def objective(kernel, chunk):
+        heads = lambda top: top @ kernel  # noqa: E731
+        terms = dict(chunk=chunk, z_loss=0.01, label_smoothing=0.1)
+        found = loss.losses(heads, LOGITS, TARGETS, MASK, **terms)
+        return found["objective"].mean(), found
+
+    (_, dense), dense_grad = jax.value_and_grad(objective, has_aux=True)(kernel, 0)
+    (_, found), grad = jax.value_and_grad(objective, has_aux=True)(kernel, chunk)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), dense, found)
+    np.testing.assert_allclose(grad, dense_grad, rtol=1e-4, atol=1e-5)
+    _, per_codebook = loss.cross_entropy(LOGITS @ kernel, TARGETS, MASK)
+    np.testing.assert_allclose(dense["nats"], per_codebook, rtol=1e-5)
 
 
 def test_unigram_scores():
     """Even frequencies cost log V; a codebook without tokens nothing; then the formula."""
     even = np.full((2, 4), 2)
     counts = np.array([[8, 0, 0, 0], [0, 0, 0, 0]])
-    np.testing.assert_allclose(loss.unigram_cross_entropy(even, counts), [np.log(4), 0])
+    np.testing.assert_allclose(loss.unigram_cross_entropy(even, counts, (4, 4)), [np.log(4), 0])
+    # Of a codebook of three codes the fourth column is none.
+    np.testing.assert_allclose(loss.unigram_cross_entropy(even, counts, (3, 4)), [np.log(3), 0])
     rng = np.random.default_rng(0)
     train, held_out = rng.integers(0, 50, (2, 3, 9))
     p = (train + 1) / (train + 1).sum(-1, keepdims=True)
     expected = -np.sum(held_out * np.log(p), -1) / held_out.sum(-1)
-    np.testing.assert_allclose(loss.unigram_cross_entropy(train, held_out), expected)
+    np.testing.assert_allclose(loss.unigram_cross_entropy(train, held_out, (9,) * 3), expected)
     # No model without context scores below the entropy of what it is scored on.
     q = held_out / held_out.sum(-1, keepdims=True)
     entropy = -np.sum(q * np.log(np.where(q > 0, q, 1.0)), -1)

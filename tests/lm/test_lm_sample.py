@@ -11,177 +11,177 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mgen.errors import UserError
-from mgen.lm import sample
-from mgen.lm.decode import Condition
-from mgen.lm.model import LM, LMConfig
-from mgen.lm.sample import FrozenLM, SamplingConfig, generate
+from mgen.lm import filters, sample
+from mgen.lm.condition import Condition, absent
+from mgen.lm.filters import SamplingConfig
+from mgen.lm.model import LM
+from mgen.lm.sample import FrozenLM
 
-CONFIG = LMConfig(
-    num_codebooks=3,
-    codebook_size=19,
-    dim=16,
-    heads=2,
-    layers=2,
-    ff=32,
-    condition_width=6,
-    attribute_sizes=(3, 5),
-)
-FRAMES = 8
+FRAMES = 5
 SEEDS = np.asarray([5, 6, 7])
-ATTRIBUTES = np.asarray([[1, 2], [0, 4], [2, 0]])
-CONDITION = np.random.default_rng(0).normal(size=(3, 4, 6)).astype(np.float32)
-MASK = np.asarray([[True] * 4, [True, True, False, False], [True, False, False, False]])
-CONDITIONED = dict(attributes=ATTRIBUTES, condition=CONDITION, condition_mask=MASK)
+GUIDED = SamplingConfig(top_k=7, guidance=2.0)
 PLAIN = SamplingConfig(top_k=0, guidance=1.0)
 
 
-def trained(config):
-    tokens = jnp.zeros((1, 1, config.num_codebooks), jnp.int32)
-    vectors = jnp.zeros((1, 1, 6)) if config.condition_width else None
-    params = LM(config).init(jax.random.key(0), tokens, condition=vectors)["params"]
-    # Sharper than at the start, so that conditions and history count.
-    return jax.tree.map(lambda p: p * 2.0, params)
+@pytest.fixture(scope="module")
+def model(case):
+    return FrozenLM.from_trained(*case)
 
 
 @pytest.fixture(scope="module")
-def model():
-    return FrozenLM.from_trained(CONFIG, trained(CONFIG))
+def condition(case, small):
+    return small.condition_of(case[0])
 
 
 @pytest.fixture(scope="module")
-def codes(model):
-    return np.asarray(model.generate(frames=FRAMES, seeds=SEEDS, **CONDITIONED))
+def run(model, condition):
+    def generate(**arguments):
+        given = dict(frames=FRAMES, seeds=SEEDS, condition=condition, sampling=GUIDED)
+        return np.asarray(model.generate(**(given | arguments)))
+
+    return generate
 
 
-def test_codes_are_codes_and_seeds_matter(model, codes):
+@pytest.fixture(scope="module")
+def codes(run):
+    return run()
+
+
+@pytest.fixture(scope="module")
+def plain(small):
+    """A model without conditions, and its parameters."""
+    config = dataclasses.replace(small.BASE, condition_width=0, attribute_sizes=())
+    return config, small.random_params(config)
+
+
+def test_codes_are_codes_and_seeds_matter(case, run, codes):
     assert codes.shape == (3, FRAMES, 3)
-    assert codes.min() >= 0 and codes.max() < 19
-    again = model.generate(frames=FRAMES, seeds=SEEDS, **CONDITIONED)
-    np.testing.assert_array_equal(codes, again)
-    other = model.generate(frames=FRAMES, seeds=SEEDS + 1, **CONDITIONED)
-    assert np.all(np.any(codes != other, axis=(1, 2)))
+    assert codes.min() >= 0 and np.all(codes < np.asarray(case[0].sizes))
+    np.testing.assert_array_equal(codes, run())
+    assert np.all(np.any(codes != run(seeds=SEEDS + 1), axis=(1, 2)))
 
 
-def test_every_step_and_stream_has_noise_of_its_own():
-    config = dataclasses.replace(CONFIG, condition_width=0, layout="parallel")
-    silent = jax.tree.map(jnp.zeros_like, trained(config))
-    codes = np.asarray(generate(config, silent, frames=12, seeds=SEEDS, sampling=PLAIN))
-    streams = codes.transpose(0, 2, 1).reshape(9, 12)
-    assert len({stream.tobytes() for stream in streams}) == 9
-    # 12 draws of 19 codes: fewer than 5 distinct ones have a probability under 1e-4.
-    assert min(len(set(stream.tolist())) for stream in streams) >= 5
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_greedy_takes_the_largest_logit_of_the_training_model(case, condition, run, guidance):
+    """The cached steps against the whole sequence, for every kind of model."""
+    config, params = case
+    codes = run(sampling=SamplingConfig(temperature=0.0, top_k=0, guidance=guidance))
+    apply = jax.jit(lambda c: LM(config).apply({"params": params}, jnp.asarray(codes), c))
+    nothing = apply(absent(config, condition))
+    logits = nothing + guidance * (apply(condition) - nothing)
+    np.testing.assert_array_equal(logits.argmax(-1), codes)
 
 
-def test_no_step_copies_the_cache_or_a_weight(model):
-    condition = Condition(*map(jnp.asarray, (ATTRIBUTES, CONDITION, MASK)))
-    settings_ = {"temperature": jnp.float32(1), "guidance": jnp.float32(3)}
-    text = sample._generate.lower(
-        model,
-        jnp.asarray(SEEDS),
-        jnp.zeros((3, 0, 3), jnp.int32),
-        condition,
-        settings_,
-        frames=FRAMES,
-        filters=(False, False),
-        guided=True,
-    )
-    text = text.compile().as_text()
-    steps = CONFIG.make_layout().steps(FRAMES)
-    shapes = [(6, 2, steps, 8), *(w.shape for w in jax.tree.leaves(model.weights) if w.ndim == 2)]
-    names = {"f32[" + ",".join(map(str, shape)) + "]" for shape in shapes if shape[-1] > 1}
-    assert all(name in text for name in names)
-    body = [part for part in text.split("\n\n") if "dynamic-update-slice" in part or "dot(" in part]
-    copies = re.findall(r"= (\S+?\])\{\S* copy\(", "\n".join(body))
-    assert not names & set(copies)
-
-
-def test_an_example_does_not_depend_on_its_batch(model, codes):
-    for rows in ([1], [2, 0], [2, 1, 0]):
-        part = {name: value[rows] for name, value in CONDITIONED.items()}
-        alone = model.generate(frames=FRAMES, seeds=SEEDS[rows], **part)
-        np.testing.assert_array_equal(alone, codes[rows])
-
-
-def test_equal_examples_with_other_seeds_differ(model):
-    same = {name: value[[0, 0, 0]] for name, value in CONDITIONED.items()}
-    codes = model.generate(frames=FRAMES, seeds=SEEDS, **same)
-    assert len({c.tobytes() for c in np.asarray(codes)}) == 3
-
-
-@pytest.mark.parametrize("frames", [1, 3, 7])
-def test_a_prompt_is_kept_and_continued_as_if_generated(model, codes, frames):
-    prompt = codes[:, :frames]
-    again = model.generate(frames=FRAMES, seeds=SEEDS, prompt=prompt, **CONDITIONED)
-    np.testing.assert_array_equal(again, codes)
-    foreign = (prompt + 1) % 19
-    continued = model.generate(frames=FRAMES, seeds=SEEDS, prompt=foreign, **CONDITIONED)
+@pytest.mark.parametrize("frames", [1, 3])
+def test_a_prompt_is_kept_and_continued_as_if_generated(case, run, codes, frames):
+    np.testing.assert_array_equal(run(prompt=codes[:, :frames]), codes)
+    foreign = (codes[:, :frames] + 1) % np.asarray(case[0].sizes)
+    continued = run(prompt=foreign)
     np.testing.assert_array_equal(continued[:, :frames], foreign)
 
 
-@pytest.mark.parametrize("layout", ["flatten", "parallel", "partial_flatten", "coarse_first"])
-def test_every_layout_generates_and_continues(layout):
-    config = dataclasses.replace(CONFIG, layout=layout, condition_width=0)
-    frozen = FrozenLM.from_trained(config, trained(config))
+def test_ragged_prompts_are_continued_as_if_alone(case, condition, run, codes, model):
+    if case[0].aligned:
+        return  # Each example has frames of its own there: one length is one program.
+    lengths = np.asarray([3, 1, 2])
+    ragged = run(prompt=codes[:, :3], prompt_frames=lengths)
+    for b, length in enumerate(lengths):
+        own = jax.tree.map(lambda x, b=b: x[b : b + 1], condition)
+        alone = model.generate(
+            frames=int(length) + 2,
+            seeds=SEEDS[b : b + 1],
+            condition=own,
+            prompt=codes[b : b + 1, :length],
+            sampling=GUIDED,
+        )
+        np.testing.assert_array_equal(ragged[b, : length + 2], alone[0])
+        assert not ragged[b, length + 2 :].any()
+
+
+def test_an_example_does_not_depend_on_its_batch(condition, run, codes):
+    for rows in (np.asarray([1]), np.asarray([2, 0])):
+        part = jax.tree.map(lambda x, rows=rows: x[rows], condition)
+        np.testing.assert_array_equal(run(seeds=SEEDS[rows], condition=part), codes[rows])
+
+
+def test_chunks_are_what_comes_in_the_end(model, condition, codes):
+    given = dict(frames=FRAMES, seeds=SEEDS, condition=condition, sampling=GUIDED)
+    chunks = [np.asarray(chunk) for chunk in model.stream(chunk=2, **given)]
+    assert len(chunks) > 1
+    for chunk in chunks:
+        np.testing.assert_array_equal(chunk, codes[:, : chunk.shape[1]])
+    assert chunks[-1].shape == codes.shape
+
+
+def test_variants_are_guidance_by_several_conditions(case, condition, run, codes):
+    config, _ = case
+    nothing = absent(config, condition)
+    if jax.tree.leaves(condition):
+        pair = [(GUIDED.guidance, condition), (1.0 - GUIDED.guidance, nothing)]
+        np.testing.assert_array_equal(run(variants=pair), codes)
+    # One condition split in two halves is that condition.
+    halves = [(0.5, condition), (0.5, condition)]
+    np.testing.assert_array_equal(
+        run(variants=halves), run(sampling=dataclasses.replace(PLAIN, top_k=7))
+    )
+
+
+@pytest.mark.parametrize("layout", ["partial_flatten", "coarse_first"])
+def test_every_other_layout_generates_and_continues(small, plain, layout):
+    config = dataclasses.replace(plain[0], layout=layout)
+    frozen = FrozenLM.from_trained(config, plain[1])
     first = np.asarray(frozen.generate(frames=4, seeds=SEEDS, sampling=PLAIN))
     again = frozen.generate(frames=4, seeds=SEEDS, prompt=first[:, :2], sampling=PLAIN)
     np.testing.assert_array_equal(first, again)
 
 
-def test_segments_change_nothing(monkeypatch):
-    # Another config, so that the two programs are not taken from one another's cache.
-    config = dataclasses.replace(CONFIG, layers=1, condition_width=0)
-    params = trained(config)
-    arguments = dict(frames=FRAMES, seeds=SEEDS, attributes=ATTRIBUTES)
-    whole = generate(config, params, **arguments)
+def test_every_step_and_stream_has_noise_of_its_own(plain):
+    config = dataclasses.replace(plain[0], layout="parallel")
+    silent = FrozenLM.from_trained(config, jax.tree.map(jnp.zeros_like, plain[1]))
+    codes = np.asarray(silent.generate(frames=12, seeds=SEEDS, sampling=PLAIN))
+    streams = codes.transpose(0, 2, 1).reshape(9, 12)
+    assert len({stream.tobytes() for stream in streams}) == 9
+    # 12 draws of 11 codes: fewer than 4 distinct ones have a probability under 1e-4.
+    assert min(len(set(stream.tolist())) for stream in streams) >= 4
+
+
+def test_segments_change_nothing(plain, monkeypatch):
+    frozen = FrozenLM.from_trained(*plain)
+    arguments = dict(frames=8, seeds=SEEDS, sampling=PLAIN)
+    whole = np.asarray(frozen.generate(**arguments))
     monkeypatch.setattr(sample, "SEGMENT", 4)
-    sample._generate.clear_cache()
-    for prompt in (None, np.asarray(whole)[:, :6]):
-        np.testing.assert_array_equal(generate(config, params, prompt=prompt, **arguments), whole)
+    for prompt in (None, whole[:, :6]):
+        np.testing.assert_array_equal(frozen.generate(prompt=prompt, **arguments), whole)
 
 
-def teacher_forced(codes, guidance):
-    """Logits [B, L, K, V] along a generated sequence, by the training model."""
-    layout, params = CONFIG.make_layout(), trained(CONFIG)
-    sequence = layout.encode(jnp.asarray(codes))
-    inputs = layout.shift(sequence)
-
-    def logits(attributes, mask):
-        return LM(CONFIG).apply({"params": params}, inputs, attributes, CONDITION, mask)
-
-    conditional = logits(ATTRIBUTES, MASK)
-    unconditional = logits(np.zeros_like(ATTRIBUTES), np.zeros_like(MASK))
-    guided = unconditional + guidance * (conditional - unconditional)
-    return guided, sequence, np.broadcast_to(layout.mask(FRAMES), sequence.shape)
-
-
-@pytest.mark.parametrize("guidance", [1.0, 3.0])
-def test_greedy_takes_the_largest_guided_logit(model, guidance):
-    sampling = SamplingConfig(temperature=0.0, guidance=guidance)
-    codes = model.generate(frames=FRAMES, seeds=SEEDS, sampling=sampling, **CONDITIONED)
-    logits, sequence, mask = teacher_forced(codes, guidance)
-    np.testing.assert_array_equal(logits.argmax(-1)[mask], np.asarray(sequence)[mask])
+def test_no_step_copies_the_cache_or_a_weight(small):
+    config = small.BASE
+    frozen = FrozenLM.from_trained(config, small.random_params(config))
+    arguments = dict(condition=small.condition_of(config), sampling=SamplingConfig(top_k=0))
+    inputs, plan = sample._prepare(config, FRAMES, SEEDS, **arguments)
+    state = sample._start(frozen, inputs, plan)
+    lowered = sample._advance.lower(frozen, inputs, state, jnp.int32(plan.steps), *plan.shape)
+    text = lowered.compile().as_text()
+    shapes = [(6, 4, plan.steps, 4)]
+    shapes += [w.shape for w in jax.tree.leaves(frozen.weights["transformer"]) if w.ndim == 2]
+    names = {"f32[" + ",".join(map(str, shape)) + "]" for shape in shapes if shape[-1] > 1}
+    body = [part for part in text.split("\n\n") if "dynamic-update-slice" in part or "dot(" in part]
+    assert names & set(re.findall(r"f32\[[\d,]+\]", "\n".join(body)))
+    copies = re.findall(r"= (\S+?\])\{\S* copy\(", "\n".join(body))
+    assert not names & set(copies)
 
 
-def test_guidance_of_one_is_the_conditional_model_and_none_the_unconditional(model):
-    def run(guidance):
-        sampling = SamplingConfig(guidance=guidance, top_k=0)
-        return model.generate(frames=FRAMES, seeds=SEEDS, sampling=sampling, **CONDITIONED)
+def test_numbers_and_prompts_recompile_nothing(plain):
+    frozen = FrozenLM.from_trained(*plain)
 
-    # 1 takes the program without the second half of the batch, 1 + 1e-6 the one with it.
-    np.testing.assert_array_equal(run(1.0), run(1.0 + 1e-6))
-    unconditional = model.generate(frames=FRAMES, seeds=SEEDS, sampling=PLAIN)
-    np.testing.assert_array_equal(run(0.0), unconditional)
-    assert np.any(np.asarray(run(1.0)) != np.asarray(unconditional))
+    def run(prompt, **values):
+        sampling = SamplingConfig(**values)
+        frozen.generate(frames=6, seeds=SEEDS, sampling=sampling, prompt=prompt)
 
-
-def test_numbers_recompile_nothing(model):
-    def run(**values):
-        model.generate(frames=FRAMES, seeds=SEEDS, sampling=SamplingConfig(**values), **CONDITIONED)
-
-    run()
-    before = sample._generate._cache_size()
-    run(temperature=0.5, top_k=3, guidance=2.0)
-    assert sample._generate._cache_size() == before
+    run(None)
+    before = sample._advance._cache_size()
+    run(np.zeros((3, 2, 3), int), temperature=0.5, top_k=3)
+    assert sample._advance._cache_size() == before
 
 
 def test_samples_follow_the_softmax():
@@ -191,7 +191,7 @@ def test_samples_follow_the_softmax():
     logits = jnp.broadcast_to(jnp.log(jnp.asarray(probabilities)), (n, 1, 4))
     for temperature in (1.0, 0.5):
         settings_ = {"temperature": jnp.float32(temperature)}
-        drawn = np.asarray(sample.sample_tokens(keys, logits, settings_, (False, False)))
+        drawn = np.asarray(filters.sample_tokens(keys, logits, settings_, (False, False)))
         expected = probabilities ** (1 / temperature)
         expected = expected / expected.sum()
         # Four standard deviations of a frequency over n draws.
@@ -203,7 +203,7 @@ def test_samples_follow_the_softmax():
 @given(st.integers(0, 2**31 - 1), st.integers(1, 40), st.floats(0.1, 20.0))
 def test_top_k_keeps_the_k_largest(seed, k, scale):
     logits = np.random.default_rng(seed).normal(size=(3, 30)).astype(np.float32) * scale
-    kept = np.isfinite(sample.top_k_filter(jnp.asarray(logits), jnp.float32(k)))
+    kept = np.isfinite(filters.top_k_filter(jnp.asarray(logits), jnp.float32(k)))
     rank = (-logits).argsort(-1).argsort(-1)
     np.testing.assert_array_equal(kept, rank < k)
 
@@ -212,7 +212,7 @@ def test_top_k_keeps_the_k_largest(seed, k, scale):
 @given(st.integers(0, 2**31 - 1), st.floats(0.01, 1.0), st.floats(0.1, 20.0), st.floats(0.3, 3.0))
 def test_top_p_keeps_the_smallest_likely_set(seed, p, scale, temperature):
     logits = np.random.default_rng(seed).normal(size=(3, 30)).astype(np.float32) * scale
-    filtered = sample.top_p_filter(jnp.asarray(logits), jnp.float32(p), jnp.float32(temperature))
+    filtered = filters.top_p_filter(jnp.asarray(logits), jnp.float32(p), jnp.float32(temperature))
     kept = np.isfinite(filtered)
     scaled = logits.astype(np.float64) / temperature
     mass = np.exp(scaled - scaled.max(-1, keepdims=True))
@@ -227,25 +227,24 @@ def test_top_p_keeps_the_smallest_likely_set(seed, p, scale, temperature):
 
 def test_ties_and_infinities():
     logits = jnp.asarray([[1.0, 1.0, 0.0, -1.0], [-jnp.inf, 2.0, -jnp.inf, -jnp.inf]])
-    kept = np.isfinite(sample.top_k_filter(logits, jnp.float32(1)))
+    kept = np.isfinite(filters.top_k_filter(logits, jnp.float32(1)))
     np.testing.assert_array_equal(kept, [[True, True, False, False], [False, True, False, False]])
-    kept = np.isfinite(sample.top_p_filter(logits, jnp.float32(0.9), jnp.float32(1.0)))
+    kept = np.isfinite(filters.top_p_filter(logits, jnp.float32(0.9), jnp.float32(1.0)))
     np.testing.assert_array_equal(kept[1], [False, True, False, False])
 
 
 @pytest.mark.parametrize(
     "change, message",
     [
-        (dict(prompt=np.zeros((3, 8, 3), int)), "prompt: shape"),
-        (dict(prompt=np.full((3, 2, 3), 19)), "prompt: a code lies outside 0 .. 18"),
-        (dict(attributes=np.asarray([[3, 0]] * 3)), "attributes: a value lies outside"),
-        (dict(attributes=np.zeros((2, 2), int)), "attributes: shape is (2, 2)"),
-        (dict(condition=np.zeros((3, 4, 5))), "condition: shape is (3, 4, 5)"),
+        (dict(prompt=np.zeros((3, 5, 3), int)), "prompt: shape"),
+        (dict(prompt=np.full((3, 2, 3), 11)), "prompt: a value lies outside"),
+        (dict(prompt=np.zeros((3, 2, 3), int), prompt_frames=[1, 2, 3]), "prompt_frames: expected"),
+        (dict(condition=Condition(vectors=np.zeros((3, 4, 5)))), "condition: shape is (3, 4, 5)"),
     ],
 )
-def test_input_that_does_not_fit_is_refused(model, change, message):
+def test_input_that_does_not_fit_is_refused(plain, change, message):
     with pytest.raises(UserError) as error:
-        model.generate(frames=FRAMES, seeds=SEEDS, **(CONDITIONED | change))
+        FrozenLM(plain[0], {}).generate(frames=FRAMES, seeds=SEEDS, **change)
     assert message in str(error.value)
 
 

@@ -151,7 +151,8 @@ def test_equal_hashes_are_not_taken_for_equal_passages(monkeypatch):
 def lookup(pieces):
     """A model that knows the training set: it finds the prompt and goes on from there."""
 
-    def generate(*, frames, seeds, prompt, attributes):
+    def generate(*, frames, seeds, prompt, attributes, embeddings):
+        assert embeddings is None
         assert attributes.shape == (len(seeds), 3)
         if prompt is None:
             return np.stack([pieces[int(seed) % 3]["semantic"][:frames] for seed in seeds])
@@ -171,7 +172,7 @@ def lookup(pieces):
     return generate
 
 
-def noise(*, frames, seeds, prompt, attributes):
+def noise(*, frames, seeds, prompt, attributes, embeddings):
     """A model that says anything, the prompt first."""
     rows = []
     for i, seed in enumerate(seeds):

@@ -1,0 +1,1 @@
+"""Experiments that differ in one thing."""

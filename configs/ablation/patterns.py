@@ -1,0 +1,25 @@
+"""Token layouts at equal size: MusicGen's ablation (Copet et al. 2023, table 4) on the tiny data.
+
+  mgen train --config=ablation/patterns:delay --workdir=out/delay --config.data.dataset=TOKENS
+
+The argument is the layout: flatten, delay, parallel, coarse_first or partial_flatten.
+Hardware: 2 CPU cores, minutes a layout. `:delay,smoke` takes seconds.
+"""
+
+import ml_collections
+
+from mgen.configs import hierarchy_base
+
+LAYOUTS = ("flatten", "delay", "parallel", "coarse_first", "partial_flatten")
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+    layout, variant = hierarchy_base.split(arg, LAYOUTS)
+    return hierarchy_base.tiny(
+        variant,
+        streams=hierarchy_base.TINY,
+        stage=dict(target=("acoustic",)),
+        model=dict(layout=layout),
+        data=dict(seconds=4.0, batch_size=4),
+        train=dict(steps=600),
+    )

@@ -1,0 +1,1 @@
+"""Token language models: MusicLM's three stages, MusicGen at its three sizes, and tiny ones."""

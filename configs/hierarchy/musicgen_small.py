@@ -1,0 +1,39 @@
+"""MusicGen small (Copet et al. 2023): 24 layers of 1024, 4 x 2048 codes at 50 Hz, T5-base text.
+
+  mgen train --config=hierarchy/musicgen_small --workdir=out/musicgen_small \\
+      --config.data.dataset=TOKENS
+
+420,371,456 parameters. As published: batches of 192 x 30 s, AdamW, cosine with 4000 warm-up steps,
+a moving average of the weights, no condition for a fifth of the examples.
+Hardware: 32 GPUs in the paper.
+The published model reads the vectors of a T5 encoder, a stream "text" that `mgen tokenize` does not
+write yet: the config serves imported weights (`mgen.interop.musicgen`) and data of one's own.
+"""
+
+import ml_collections
+
+from mgen.configs import hierarchy_base
+
+STREAMS = dict(
+    acoustic=dict(codebooks=4, codebook_size=2048, frame_rate=50.0, sample_rate=32000),
+)
+
+
+def get_config(
+    arg: str = "", dim: int = 1024, heads: int = 16, layers: int = 24
+) -> ml_collections.ConfigDict:
+    """musicgen_medium and musicgen_large call this with their widths."""
+    return hierarchy_base.published(
+        arg,
+        streams=STREAMS,
+        stage=dict(target=("acoustic",), vectors="text"),
+        model=dict(
+            layout="delay", dim=dim, heads=heads, layers=layers, ff=4 * dim, condition_width=768
+        ),
+        loss=dict(condition_dropout=0.2, attribute_dropout=0.0),
+        data=dict(sample_rate=32000, seconds=30.0, batch_size=192),
+        optimizer=dict(
+            learning_rate=1e-4, b1=0.9, b2=0.95, weight_decay=0.1, warmup=4000, ema=0.99
+        ),
+        train=dict(steps=1_000_000),
+    )

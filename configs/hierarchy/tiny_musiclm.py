@@ -1,0 +1,36 @@
+"""MusicLM's three stages over the tokens of `make demo-tokens`.
+
+  mgen train --config=hierarchy/tiny_musiclm:semantic --workdir=out/semantic_lm \\
+      --config.data.dataset=TOKENS --config.stage.joint_codebook=CODEBOOK
+  mgen train --config=hierarchy/tiny_musiclm:coarse ...
+  mgen train --config=hierarchy/tiny_musiclm:fine --workdir=out/fine_lm --config.data.dataset=TOKENS
+
+semantic  joint tokens -> semantic tokens, crops of 12 s
+coarse    joint and semantic tokens -> levels 1-2 of the codec, 5 s
+fine      levels 1-2 -> levels 3-4, 2 s
+
+Hardware: 2 CPU cores, minutes a stage. `:coarse,smoke` takes seconds.
+"""
+
+import ml_collections
+
+from mgen.configs import hierarchy_base
+
+STAGES = {
+    "semantic": (dict(target=("semantic",), prefix=("joint",)), 12.0),
+    "coarse": (dict(target=("acoustic[0:2]",), prefix=("joint", "semantic")), 5.0),
+    "fine": (dict(target=("acoustic[2:4]",), prefix=("acoustic[0:2]",)), 2.0),
+}
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+    name, variant = hierarchy_base.split(arg, tuple(STAGES))
+    stage, seconds = STAGES[name]
+    return hierarchy_base.tiny(
+        variant,
+        streams=hierarchy_base.TINY,
+        stage=stage,
+        model=dict(layout="flatten"),
+        data=dict(seconds=seconds, batch_size=4),
+        train={},
+    )

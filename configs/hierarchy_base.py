@@ -1,0 +1,125 @@
+"""What the configs of token language models share: streams, the shape of an experiment, its smoke
+size."""
+
+from typing import Any
+
+import ml_collections
+
+from mgen.configs import variants
+from mgen.errors import UserError
+from mgen.inputs import attributes, pipeline
+from mgen.train import loop, optim
+
+# The tokens of MusicLM (Agostinelli et al. 2023, section 4): SoundStream, w2v-BERT, MuLan.
+MUSICLM: dict[str, dict[str, Any]] = dict(
+    acoustic=dict(codebooks=12, codebook_size=1024, frame_rate=50.0, sample_rate=24000),
+    semantic=dict(codebooks=1, codebook_size=1024, frame_rate=25.0),
+    joint=dict(codebooks=12, codebook_size=1024, frame_rate=1.0, embed_dim=128),
+)
+# Those of `make demo-tokens`: codec/tiny_16khz, semantic/tiny_muq, joint/tiny_mulan.
+TINY: dict[str, dict[str, Any]] = dict(
+    acoustic=dict(codebooks=4, codebook_size=512, frame_rate=50.0, sample_rate=16000),
+    semantic=dict(codebooks=1, codebook_size=256, frame_rate=25.0),
+    joint=dict(codebooks=12, codebook_size=256, frame_rate=1.0, embed_dim=64),
+)
+# A decoder of T5 1.1's shape.
+T5: dict[str, Any] = dict(
+    activation="gelu_tanh", gated=True, norm="rms", norm_epsilon=1e-6, positions="relative"
+)
+TINY_MODEL: dict[str, Any] = dict(
+    dim=192, heads=3, layers=4, ff=768, activation="silu", positions="rope", scan=False
+)
+
+
+def experiment(
+    arg: str,
+    *,
+    streams: dict[str, dict[str, Any]],
+    stage: dict[str, Any],
+    model: dict[str, Any],
+    data: dict[str, Any],
+    optimizer: dict[str, Any],
+    train: dict[str, Any],
+    loss: dict[str, Any] | None = None,
+    masking: dict[str, Any] | None = None,
+) -> ml_collections.ConfigDict:
+    """A locked experiment; `arg` is a variant of `variants`.
+
+    Args:
+      streams: what token datasets have to offer; those that the stage does not read are left out.
+      stage: target, prefix, aligned, vectors, see `mgen.lm.streams`.
+      model, loss: see `mgen.lm.task.Task`. data, optimizer, train: fields of their defaults.
+    """
+    stage = dict(prefix=(), aligned=(), vectors="", joint_codebook="") | stage
+    parts = (*stage["target"], *stage["prefix"], *stage["aligned"])
+    names = tuple(dict.fromkeys(part.partition("[")[0] for part in parts))
+    read = ["joint_embedding" if name == "joint" else name for name in names]
+    read += [stage["vectors"]] if stage["vectors"] else []
+    config = ml_collections.ConfigDict(dict(family="lm", seed=0, stage=stage))
+    config.streams = ml_collections.ConfigDict({name: streams[name] for name in names})
+    config.model = ml_collections.ConfigDict(model)
+    config.loss = ml_collections.ConfigDict(
+        dict(z_loss=0.0, label_smoothing=0.0, chunk=0, condition_dropout=0.1, attribute_dropout=0.1)
+        | (loss or {})
+    )
+    if masking is not None:
+        masking = dict(hide="level", span=1, steps=(16, 1), noise=1.0, causal_bias=0.0) | masking
+        config.masking = ml_collections.ConfigDict(masking)
+    read = tuple(dict.fromkeys(read))
+    config.data = pipeline.default_config(**(dict(view="streams", streams=read) | data))
+    config.optim = optim.default_config(**optimizer)
+    config.train = loop.default_config(**train)
+    if variants.check(arg) == "smoke":
+        _shrink(config)
+    return variants.finish(config, arg)
+
+
+def published(arg: str, **parts: Any) -> ml_collections.ConfigDict:
+    """An experiment of published size: cosine schedule, evaluations and checkpoints far apart."""
+    parts["model"] = dict(dropout=0.1, remat="dots") | parts["model"]
+    parts["optimizer"] = dict(name="adamw", schedule="cosine", clip=1.0) | parts["optimizer"]
+    parts["train"] = dict(eval_every=5000, save_every=5000, log_every=100) | parts["train"]
+    return experiment(arg, **parts)
+
+
+def tiny(arg: str, **parts: Any) -> ml_collections.ConfigDict:
+    """An experiment on the tokens of rendered scores that two CPU cores train in minutes."""
+    parts["model"] = TINY_MODEL | dict(attribute_sizes=attributes.sizes()) | parts["model"]
+    parts["loss"] = dict(z_loss=1e-4) | parts.get("loss", {})
+    parts["optimizer"] = dict(
+        learning_rate=2e-3,
+        schedule="cosine",
+        warmup=100,
+        weight_decay=0.05,
+        end_factor=0.05,
+        clip=1.0,
+    ) | parts.get("optimizer", {})
+    parts["train"] = (
+        dict(steps=1500, eval_every=500, save_every=250, log_every=50, eval_batches=16)
+        | parts["train"]
+    )
+    return experiment(arg, **parts)
+
+
+def split(arg: str, stages: tuple[str, ...]) -> tuple[str, str]:
+    """Stage and variant of an argument such as "coarse", "smoke" or "coarse,smoke"; the first stage
+    by default."""
+    stage, variant = stages[0], ""
+    for word in filter(None, arg.split(",")):
+        if word in stages:
+            stage = word
+        elif word in variants.KNOWN:
+            variant = word
+        else:
+            known = ", ".join((*stages, *variants.KNOWN[1:]))
+            raise UserError(f"config variant {word!r}: expected some of {known}")
+    return stage, variant
+
+
+def _shrink(config: ml_collections.ConfigDict) -> None:
+    config.model.update(dim=32, heads=2, layers=2, ff=64, scan=False, remat="none")
+    if "depth_layers" in config.model:
+        config.model.update(depth_layers=1, depth_dim=16, depth_heads=2, depth_ff=32)
+    config.data.update(seconds=1.0, batch_size=2)
+    config.optim.update(warmup=min(config.optim.warmup, 2), accumulate=1)
+    config.train.update(steps=4, log_every=2, eval_every=4, eval_batches=2, save_every=2)

@@ -1,1 +1,0 @@
-"""Token language models: MusicGen at its three sizes, and a tiny one for a laptop."""

@@ -1,0 +1,267 @@
+"""Masked models (SoundStorm, MAGNeT, VampNet, StemGen): what is hidden in training, and generation
+by confidence, a few passes over everything in place of a step a frame.
+
+Two ways to hide codes:
+  "level"  SoundStorm (Borsos et al. 2023, section 3.2): behind a random prompt, one level is hidden
+           in part and the finer ones whole; the loss counts the hidden codes of that level. MAGNeT
+           (Ziv et al. 2024) hides spans of frames in place of single ones.
+  "all"    VampNet (Garcia et al. 2023) and StemGen (Parker et al. 2024): any code of any level.
+
+Generation (Chang et al. 2022, "MaskGIT") draws every hidden code in each pass and hides again those
+that it was least sure of, as many as the cosine schedule leaves.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mgen.errors import UserError
+from mgen.lm import condition as conditions
+from mgen.lm.condition import Condition
+from mgen.lm.config import LMConfig
+from mgen.lm.filters import SamplingConfig, top_k_filter, top_p_filter
+from mgen.lm.model import LM, unstack_layers
+from mgen.lm.sample import Variant, check_prompt, contrasted
+from mgen.typing import Array, Bool, Float, Int, Key, Params, ndarray
+
+HIDES = ("level", "all")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MaskingConfig:
+    """How codes are hidden, in training and in generation.
+
+    Attributes:
+      hide: one of `HIDES`.
+      span: frames that are hidden together.
+      steps: passes for each level (SoundStorm: 16, 1, 1, ...; the last number goes for the levels
+        behind it), with "all" the first one for everything.
+      noise: weight of the Gumbel noise on the log-probabilities that rank codes, falling to 0 from
+        the first pass to the last.
+      causal_bias: added to that ranking, from this value at the first frame to 0 at the last: early
+        codes first (StemGen, section 3.4).
+    """
+
+    hide: str = "level"
+    span: int = 1
+    steps: tuple[int, ...] = (16, 1)
+    noise: float = 1.0
+    causal_bias: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.hide not in HIDES:
+            raise UserError(f"masking.hide is {self.hide!r}, expected one of {list(HIDES)}")
+        if self.span < 1 or not self.steps or min(self.steps) < 1:
+            raise UserError(f"masking: span {self.span}, steps {self.steps}, expected 1 or more")
+
+    @classmethod
+    def from_config(cls, config: Any) -> "MaskingConfig":
+        """From the `masking` part of an experiment config."""
+        return cls(**{**dict(config), "steps": tuple(config["steps"])})
+
+    def passes(self, codebooks: int) -> tuple[int, ...]:
+        """Of each level, or of everything."""
+        if self.hide == "all":
+            return self.steps[:1]
+        return tuple(self.steps[min(level, len(self.steps) - 1)] for level in range(codebooks))
+
+
+def training_masks(
+    config: MaskingConfig, key: Key, codes: Int[Array, "B F K"]
+) -> tuple[Bool[Array, "B F K"], Bool[Array, "B F K"]]:
+    """What is hidden, and of that what the loss counts; an example's own whatever its batch."""
+    batch, frames, codebooks = codes.shape
+
+    def one(key: Key) -> tuple[Array, Array]:
+        ratio_key, mask_key, prompt_key, level_key = jax.random.split(key, 4)
+        # The cosine of a uniform angle: most often much is hidden, as at the start of generation.
+        ratio = jnp.cos(jax.random.uniform(ratio_key, maxval=np.pi / 2))
+        levels = 1 if config.hide == "level" else codebooks
+        begins = jax.random.uniform(mask_key, (frames + config.span - 1, levels))
+        begins = begins < 1 - (1 - ratio) ** (1 / config.span)
+        count = jnp.cumsum(jnp.pad(begins.astype(jnp.int32), ((1, 0), (0, 0))), axis=0)
+        mask = count[config.span :] > count[: -config.span]
+        # At least one code, or the example would count for nothing.
+        some = jnp.arange(frames)[:, None] == jax.random.randint(prompt_key, (), 0, frames)
+        if config.hide == "all":
+            mask = mask | (some & (jnp.arange(codebooks) == 0)[None])
+            return mask, mask
+        after = jnp.arange(frames) >= jax.random.randint(prompt_key, (), 0, frames)
+        level = jax.random.randint(level_key, (), 0, codebooks)
+        own = (jnp.arange(codebooks) == level)[None]
+        scored = own & after[:, None] & (mask | some)
+        finer = (jnp.arange(codebooks) > level)[None] & after[:, None]
+        return scored | finer, scored
+
+    return jax.vmap(one)(jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(batch)))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class FrozenMasked:
+    """A trained masked model; generates as `mgen.lm.sample.FrozenLM` does."""
+
+    config: LMConfig = dataclasses.field(metadata=dict(static=True))
+    masking: MaskingConfig = dataclasses.field(metadata=dict(static=True))
+    params: Params
+
+    @classmethod
+    def from_trained(
+        cls, config: LMConfig, masking: MaskingConfig, params: Params
+    ) -> "FrozenMasked":
+        """From the parameters of `LM`, scanned or not."""
+        config = dataclasses.replace(config, scan=False, remat="none", dropout=0.0)
+        return cls(config, masking, unstack_layers(params))
+
+    def generate(
+        self,
+        *,
+        frames: int,
+        seeds: Int[Array, " B"] | ndarray,
+        prompt: Int[Array, "B P K"] | ndarray | None = None,
+        prompt_frames: Int[ndarray, " B"] | None = None,
+        known: Bool[ndarray, "B F K"] | None = None,
+        condition: Condition | None = None,
+        sampling: SamplingConfig | None = None,
+        variants: list[Variant] | None = None,
+    ) -> Int[Array, "B F K"]:
+        """Codes of `frames` frames.
+
+        Args:
+          seeds, condition, sampling, variants: see `FrozenLM.generate`.
+          prompt: codes to keep, at the front, prompt_frames of them (all by default); or, with
+            `known`, a whole clip of `frames` frames.
+          known: True at the codes of the prompt that stay; the others are made anew: in the middle
+            (inpainting), between every n-th frame (VampNet's periodic prompts), finer levels only
+            (compression).
+
+        Raises:
+          UserError: shapes or code values that do not fit the model.
+        """
+        config, sampling = self.config, sampling or SamplingConfig()
+        seeds = jnp.asarray(seeds, jnp.int32)
+        batch = seeds.shape[0]
+        given, fixed = self._given(batch, frames, prompt, prompt_frames, known)
+        if variants is None:
+            condition = conditions.complete(config, condition or Condition(), batch, frames)
+            variants = contrasted(config, condition, sampling.guidance)
+        else:
+            variants = [(w, conditions.complete(config, c, batch, frames)) for w, c in variants]
+        stacked = jax.tree.map(lambda *x: jnp.concatenate(x), *(c for _, c in variants))
+        weights = jnp.stack([jnp.asarray(w, jnp.float32) for w, _ in variants])
+        return _generate(
+            self, seeds, given, fixed, stacked, weights, sampling.numbers(), sampling.filters
+        )
+
+    def _given(
+        self, batch: Any, frames: int, prompt: Any, prompt_frames: Any, known: Any
+    ) -> tuple[Int[Array, "B F K"], Bool[Array, "B F K"]]:
+        config = self.config
+        if known is None:
+            codes, lengths, _ = check_prompt(config, batch, frames, prompt, prompt_frames)
+            codes = jnp.pad(codes, ((0, 0), (0, frames - codes.shape[1]), (0, 0)))
+            fixed = jnp.arange(frames)[None] < lengths[:, None]
+            return codes, jnp.broadcast_to(fixed[..., None], codes.shape)
+        shape = (batch, frames, config.num_codebooks)
+        for name, value in (("prompt", prompt), ("known", known)):
+            conditions.check_shape(name, np.zeros(0) if value is None else value, *shape)
+        conditions.check_range("prompt", prompt, config.sizes)
+        return jnp.asarray(prompt, jnp.int32), jnp.asarray(known, bool)
+
+
+@functools.partial(jax.jit, static_argnames="filters")
+def _generate(
+    model: FrozenMasked,
+    seeds: Int[Array, " B"],
+    given: Int[Array, "B F K"],
+    fixed: Bool[Array, "B F K"],
+    condition: Condition,
+    weights: Float[Array, " G"],
+    numbers: dict[str, Array],
+    filters: tuple[bool, bool],
+) -> Int[Array, "B F K"]:
+    config, masking = model.config, model.masking
+    special = jnp.asarray(config.sizes)[None, None]
+    codes = jnp.where(fixed, given, special)
+    for number, count in enumerate(masking.passes(config.num_codebooks)):
+        missing = ~fixed
+        if masking.hide == "level":
+            missing = missing & (jnp.arange(config.num_codebooks) == number)[None, None]
+
+        own = jax.vmap(lambda seed, n=number: jax.random.fold_in(jax.random.key(seed), n))(seeds)
+
+        def one_pass(i: Array, codes: Array, keys: Key, missing: Array, count: int) -> Array:
+            keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, i)
+            progress = (i + 1) / count
+            settings = condition, weights, numbers, filters
+            return _pass(model, keys, codes, missing, progress, *settings)
+
+        one_level = functools.partial(one_pass, keys=own, missing=missing, count=count)
+        codes = jax.lax.fori_loop(0, count, one_level, codes)
+    return codes
+
+
+def _pass(
+    model: FrozenMasked,
+    keys: Key,
+    codes: Int[Array, "B F K"],
+    missing: Bool[Array, "B F K"],
+    progress: Array,
+    condition: Condition,
+    weights: Float[Array, " G"],
+    numbers: dict[str, Array],
+    filters: tuple[bool, bool],
+) -> Int[Array, "B F K"]:
+    """Draws what is hidden of `missing` and hides the least certain codes of it again."""
+    config = model.config
+    special = jnp.asarray(config.sizes)[None, None]
+    hidden = missing & (codes == special)
+    repeated = jnp.concatenate([codes] * weights.shape[0])
+    logits: Any = LM(config).apply({"params": model.params}, repeated, condition)
+    parts = logits.reshape(weights.shape[0], *codes.shape, logits.shape[-1])
+    logits = jnp.tensordot(weights, parts, axes=1, precision=jax.lax.Precision.HIGHEST)
+    drawn, certainty = jax.vmap(lambda key, row: _draw(key, row, numbers, filters))(keys, logits)
+    codes = jnp.where(hidden, drawn, codes)
+    rank = _ranking(model.masking, keys, certainty, progress)
+    # What was drawn in a pass before stays: only new codes can be hidden again.
+    rank = jnp.where(hidden, rank, jnp.inf)
+    left = jnp.floor(jnp.cos(progress * np.pi / 2) * missing.sum(axis=(1, 2)))
+    order = jnp.argsort(rank.reshape(rank.shape[0], -1), axis=1).argsort(axis=1)
+    again = (order < left[:, None]).reshape(rank.shape) & hidden
+    return jnp.where(again, special, codes)
+
+
+def _draw(
+    key: Key, logits: Float[Array, "F K V"], numbers: dict[str, Array], filters: tuple[bool, bool]
+) -> tuple[Int[Array, "F K"], Float[Array, "F K"]]:
+    """A code for each place and its log-probability."""
+    if filters[0]:
+        logits = top_k_filter(logits, numbers["top_k"])
+    if filters[1]:
+        logits = top_p_filter(logits, numbers["top_p"], numbers["temperature"])
+    noise = jax.random.gumbel(key, logits.shape)
+    drawn = jnp.argmax(logits + numbers["temperature"] * noise, axis=-1).astype(jnp.int32)
+    logs = jax.nn.log_softmax(logits, axis=-1)
+    return drawn, jnp.take_along_axis(logs, drawn[..., None], axis=-1)[..., 0]
+
+
+def _ranking(
+    masking: MaskingConfig, keys: Key, certainty: Float[Array, "B F K"], progress: Array
+) -> Float[Array, "B F K"]:
+    """How much each new code deserves to stay."""
+    frames = certainty.shape[1]
+    noise = jax.vmap(
+        lambda key: jax.random.gumbel(jax.random.fold_in(key, 1), certainty.shape[1:])
+    )(keys)
+    rank = certainty + masking.noise * (1 - progress) * noise
+    rank = rank + masking.causal_bias * (1 - jnp.arange(frames) / frames)[None, :, None]
+    if masking.span > 1:
+        # A span is as certain as its most certain code (MAGNeT, section 3.2).
+        block = jnp.arange(frames) // masking.span
+        best = jax.vmap(lambda x: jax.ops.segment_max(x, block, num_segments=frames))(rank)
+        rank = best[:, block]
+    return rank

@@ -1,0 +1,233 @@
+"""The hierarchy at inference: stages that read what the stages before them wrote, in windows.
+
+A stage goes on by windows as long as the crops it was trained on, which begin every `stride`: each
+is prompted by what is already there of it (MusicLM, section 5: 15 s of prompt, 15 s of new tokens).
+So minutes take the memory of one window, and because the windows lie where they lie, whoever asks
+for the first seconds first (`Timeline.extend`) gets what he would have got at the end.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from mgen.errors import UserError
+from mgen.kmeans import Codebook
+from mgen.lm.condition import Condition
+from mgen.lm.filters import SamplingConfig
+from mgen.lm.masked import FrozenMasked, MaskingConfig
+from mgen.lm.sample import FrozenLM
+from mgen.lm.streams import JOINT, Stage, model_config
+from mgen.typing import Params, ndarray
+
+# MusicLM's temperatures, by depth in the hierarchy.
+TEMPERATURES = (1.0, 0.95, 0.4)
+
+
+@dataclasses.dataclass(frozen=True)
+class FrozenStage:
+    """A trained language model with what it reads and writes.
+
+    Attributes:
+      seconds: length of a window.
+      codebook: vectors [K, V, D] of the joint tokens that it was trained with, None without them.
+    """
+
+    stage: Stage
+    lm: FrozenLM | FrozenMasked
+    seconds: float
+    codebook: ndarray | None = None
+
+    @classmethod
+    def from_trained(cls, config: Any, params: Params, variables: Params) -> "FrozenStage":
+        """From an experiment's config, its parameters and the state's variables."""
+        shape = model_config(config)
+        lm: FrozenLM | FrozenMasked
+        if shape.objective == "masked":
+            masking = MaskingConfig.from_config(config.masking)
+            lm = FrozenMasked.from_trained(shape, masking, params)
+        else:
+            lm = FrozenLM.from_trained(shape, params)
+        codebook = variables["joint"]["codebook"] if "joint" in variables else None
+        codebook = None if codebook is None else np.asarray(codebook)
+        return cls(Stage.from_config(config), lm, config.data.seconds, codebook)
+
+    def joint_tokens(self, embedding: ndarray) -> ndarray:
+        """Tokens int32 [N, 1, K] of embeddings [N, D]."""
+        if self.codebook is None:
+            raise ValueError("this stage reads no joint tokens")
+        return Codebook(self.codebook).encode(embedding)[:, None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Directions:
+    """What a clip should be, for each of B clips.
+
+    Attributes:
+      embeddings: (second, vectors [B, D]) of the joint embedding, in order: what to follow from
+        that second on (MusicLM's story mode has several); () for nothing.
+      attributes: int32 [B, A], None for nothing.
+    """
+
+    embeddings: tuple[tuple[float, ndarray], ...] = ()
+    attributes: ndarray | None = None
+
+    def embedding(self, second: float) -> ndarray | None:
+        """What holds at a second."""
+        found = None
+        for begin, vectors in self.embeddings:
+            if found is None or begin <= second:
+                found = vectors
+        return found
+
+
+class Timeline:
+    """One stage's tokens of B clips, as far as they are made.
+
+    Attributes:
+      grid: int32 [B, F, K], all that there is.
+    """
+
+    def __init__(
+        self,
+        stage: FrozenStage,
+        seconds: float,
+        seeds: ndarray,
+        directions: Directions,
+        sampling: SamplingConfig,
+        prompt: Mapping[str, ndarray] | None = None,
+        overlap: float = 0.5,
+    ):
+        """A clip of `seconds` in all; `prompt` holds streams int32 [B, F, K] to go on from."""
+        self.frozen, self.stage = stage, stage.stage
+        self.seeds, self.directions, self.sampling = np.asarray(seeds), directions, sampling
+        self.total = self.stage.frames(seconds)
+        self.window = self.stage.frames(stage.seconds)
+        self.stride = max(1, round(self.window * (1 - overlap)))
+        width = len(self.stage.sizes()["sizes"])
+        self.grid = np.zeros((len(self.seeds), 0, width), np.int32)
+        if prompt is not None:
+            self.grid = np.asarray(self.stage.grid(prompt), np.int32)
+            if self.grid.shape[1] >= self.total:
+                length = self.grid.shape[1] / self.stage.frame_rate
+                raise UserError(
+                    f"the prompt is {length:.1f} s long, expected less than {seconds:.1f} s"
+                )
+
+    @property
+    def seconds(self) -> float:
+        """How much there is."""
+        return self.grid.shape[1] / self.stage.frame_rate
+
+    @property
+    def done(self) -> bool:
+        return self.grid.shape[1] >= self.total
+
+    def next_end(self) -> float:
+        """Second at which the next window ends."""
+        return self._span()[1] / self.stage.frame_rate
+
+    def extend(self, streams: Mapping[str, ndarray]) -> None:
+        """Makes one window; `streams` holds what the stage reads, at least up to `next_end`."""
+        begin, end = self._span()
+        prompt = self.grid[:, begin:]
+        codes = self.frozen.lm.generate(
+            frames=end - begin,
+            seeds=self._seeds(begin),
+            prompt=prompt if prompt.shape[1] else None,
+            condition=self._condition(streams, begin, end),
+            sampling=self.sampling,
+        )
+        made = np.asarray(codes)[:, prompt.shape[1] :]
+        self.grid = np.concatenate([self.grid, made], axis=1)
+
+    def streams(self) -> dict[str, ndarray]:
+        """What was made so far, by stream: the levels that the stage writes."""
+        found = self.stage.split(jnp.asarray(self.grid))
+        return {name: np.asarray(codes) for name, codes in found.items()}
+
+    def _span(self) -> tuple[int, int]:
+        """Frames of the next window: the first of the fixed ones that ends behind what is made."""
+        number = max(0, -(-(self.grid.shape[1] + 1 - self.window) // self.stride))
+        begin = number * self.stride
+        return begin, min(begin + self.window, self.total)
+
+    def _seeds(self, begin: int) -> ndarray:
+        """A seed a clip and window; that of the first window is the clip's."""
+        return (self.seeds + begin * 2654435761) % (1 << 31)
+
+    def _condition(self, streams: Mapping[str, ndarray], begin: int, end: int) -> Condition:
+        stage, rate = self.stage, self.stage.frame_rate
+        cut = {}
+        for part in (*stage.prefix, *stage.aligned):
+            if part.stream == JOINT:
+                embedding = self.directions.embedding(begin / rate)
+                cut[JOINT] = self._joint(embedding)
+                continue
+            first, last = (round(frame / rate * part.rate) for frame in (begin, end))
+            cut[part.stream] = np.asarray(streams[part.stream])[:, first : max(last, first + 1)]
+        codes = {name: jnp.asarray(value) for name, value in cut.items()}
+        vectors = None
+        if stage.vectors:
+            embedding = self.directions.embedding(begin / rate)
+            vectors = None if embedding is None else jnp.asarray(embedding)[:, None]
+        fields = self.directions.attributes
+        given = self.frozen.lm.config.attribute_sizes and fields is not None
+        return Condition(
+            attributes=jnp.asarray(fields) if given else None,
+            vectors=vectors,
+            prefix=stage.prefix_codes(codes),
+            aligned=stage.aligned_codes(codes, end - begin),
+        )
+
+    def _joint(self, embedding: ndarray | None) -> ndarray:
+        """Tokens of the embedding; all unknown without one."""
+        if embedding is not None:
+            return self.frozen.joint_tokens(embedding)
+        assert self.frozen.codebook is not None
+        levels, size, _ = self.frozen.codebook.shape
+        return np.full((len(self.seeds), 1, levels), size, np.int32)
+
+
+def run(
+    timelines: Sequence[Timeline], given: Mapping[str, ndarray] | None = None
+) -> Iterator[dict[str, ndarray]]:
+    """Goes on with a chain of stages until all are done.
+
+    Every stage runs just far enough for the next one, so that the last one's first window comes
+    as soon as it can.
+
+    Args:
+      timelines: in order; each reads what those before it write, and `given`.
+
+    Yields:
+      after each window of the last stage, all streams int32 [B, F, K] as far as they are made, of
+      one time: levels of one stream that several stages write lie side by side.
+    """
+    last = timelines[-1]
+    while not last.done:
+        _extend(timelines, last.next_end(), given or {})
+        yield _merged(timelines, given or {})
+
+
+def _extend(timelines: Sequence[Timeline], seconds: float, given: Mapping[str, ndarray]) -> None:
+    """Runs the last of the timelines up to `seconds`, and before that those that it reads."""
+    *before, last = timelines
+    while not last.done and last.seconds < seconds - 1e-6:
+        if before:
+            _extend(before, last.next_end(), given)
+        last.extend(_merged(before, given))
+
+
+def _merged(timelines: Sequence[Timeline], given: Mapping[str, ndarray]) -> dict[str, ndarray]:
+    found: dict[str, ndarray] = dict(given)
+    for timeline in timelines:
+        for name, codes in timeline.streams().items():
+            if name not in found:
+                found[name] = codes
+                continue
+            frames = min(found[name].shape[1], codes.shape[1])
+            found[name] = np.concatenate([found[name][:, :frames], codes[:, :frames]], axis=-1)
+    return found

@@ -1,0 +1,175 @@
+"""A stage of the hierarchy as data: which token streams a language model reads and which it writes.
+
+A part is some levels of a stream, written "semantic" or "acoustic[0:4]". The target's parts become
+one grid of codes [B, F, K]: a frame is as long as the slowest part's, and a faster part's codes of
+that time stand side by side. So MusicRL's frames of semantic and acoustic tokens are the target
+("semantic", "acoustic[0:4]"), YuE's two tracks ("vocals[0:1]", "accompaniment[0:1]"), with layout
+"flatten"; MusicLM's coarse stage is the target ("acoustic[0:4]",) after the prefix ("joint",
+"semantic").
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+
+from mgen.errors import UserError
+from mgen.lm.config import LMConfig
+from mgen.typing import Array, Int
+
+Codes = Mapping[str, Any]  # stream -> int32 [B, F, K]
+# Streams with a meaning of their own: tokens of the mean embedding of a crop, which data holds as
+# vectors, and vectors of a text encoder.
+JOINT, JOINT_VECTORS, TEXT = "joint", "joint_embedding", "text"
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Levels first .. last - 1 of a stream.
+
+    Attributes:
+      size: of a codebook.
+      rate: rows a second; 0 for a stream with one row for a whole crop ("joint").
+    """
+
+    stream: str
+    first: int
+    last: int
+    size: int
+    rate: float
+
+    @property
+    def levels(self) -> int:
+        return self.last - self.first
+
+    def take(self, codes: Codes) -> Int[Array, "B F k"]:
+        return codes[self.stream][..., self.first : self.last]
+
+    def rows(self, seconds: float) -> int:
+        """Length for a crop."""
+        return max(1, round(seconds * self.rate))
+
+
+def parse(text: str, streams: Mapping[str, Any]) -> Part:
+    """A part from its name; `streams` has codebooks, codebook_size and frame_rate of each.
+
+    Raises:
+      UserError: no such stream or levels.
+    """
+    match = re.fullmatch(r"(\w+)(?:\[(\d+):(\d+)\])?", text)
+    if not match or match[1] not in streams:
+        raise UserError(f"stage: {text!r}, expected one of {sorted(streams)}, or such as name[0:4]")
+    about = streams[match[1]]
+    first, last = int(match[2] or 0), int(match[3] or about["codebooks"])
+    if not 0 <= first < last <= about["codebooks"]:
+        raise UserError(f"stage: {text!r}, expected levels within 0 to {about['codebooks']}")
+    return Part(match[1], first, last, about["codebook_size"], about["frame_rate"])
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """What a language model reads and writes.
+
+    Attributes:
+      target: the parts of the grid that is predicted.
+      prefix: sequences before it.
+      aligned: sequences added to it frame by frame, at its rate or a slower one.
+      vectors: name of a stream of vectors for cross-attention; "" for none.
+
+    Raises:
+      UserError: rates that do not divide one another.
+    """
+
+    target: tuple[Part, ...]
+    prefix: tuple[Part, ...] = ()
+    aligned: tuple[Part, ...] = ()
+    vectors: str = ""
+
+    def __post_init__(self) -> None:
+        for part in self.target:
+            self._whole(part, part.rate / self.frame_rate)
+        for part in self.aligned:
+            self._whole(part, self.frame_rate / part.rate)
+
+    def _whole(self, part: Part, ratio: float) -> None:
+        if abs(ratio - round(ratio)) > 1e-6 or ratio < 0.5:
+            raise UserError(
+                f"stage: {part.stream} at {part.rate:g} Hz beside frames at {self.frame_rate:g} Hz,"
+                " expected a whole ratio"
+            )
+
+    @classmethod
+    def from_config(cls, config: Any) -> "Stage":
+        """From `streams` and `stage` of an experiment config."""
+        parts = {
+            role: tuple(parse(text, config.streams) for text in config.stage[role])
+            for role in ("target", "prefix", "aligned")
+        }
+        return cls(vectors=config.stage.vectors, **parts)
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames of the target a second."""
+        return min(part.rate for part in self.target)
+
+    def frames(self, seconds: float) -> int:
+        """Frames of the target in a crop."""
+        return max(1, round(seconds * self.frame_rate))
+
+    def fold(self, part: Part) -> int:
+        """Rows of the part in a frame of the target."""
+        return round(part.rate / self.frame_rate)
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """Names of the token streams that it needs, without repetition."""
+        return tuple(dict.fromkeys(p.stream for p in (*self.target, *self.prefix, *self.aligned)))
+
+    def sizes(self) -> dict[str, Any]:
+        """The fields of `LMConfig` that follow from it."""
+        target = [part.size for part in self.target for _ in range(self.fold(part) * part.levels)]
+        return dict(
+            sizes=tuple(target),
+            prefix=tuple((part.size,) * part.levels for part in self.prefix),
+            aligned=tuple((part.size,) * part.levels for part in self.aligned),
+        )
+
+    def grid(self, codes: Codes) -> Int[Array, "B F K"]:
+        """The target's codes."""
+        found = []
+        for part in self.target:
+            rows = part.take(codes)
+            fold = self.fold(part)
+            rows = rows[:, : rows.shape[1] // fold * fold]
+            found.append(rows.reshape(rows.shape[0], -1, fold * part.levels))
+        frames = min(rows.shape[1] for rows in found)
+        return jnp.concatenate([rows[:, :frames] for rows in found], axis=-1)
+
+    def split(self, grid: Int[Array, "B F K"]) -> dict[str, Int[Array, "B F k"]]:
+        """Inverse of `grid`: the levels that each part has, by stream."""
+        found, start = {}, 0
+        for part in self.target:
+            width = self.fold(part) * part.levels
+            rows = grid[..., start : start + width]
+            found[part.stream] = rows.reshape(rows.shape[0], -1, part.levels)
+            start += width
+        return found
+
+    def prefix_codes(self, codes: Codes) -> tuple[Array, ...]:
+        return tuple(part.take(codes) for part in self.prefix)
+
+    def aligned_codes(self, codes: Codes, frames: int) -> tuple[Array, ...]:
+        """Each repeated to the target's rate; the last row goes on where it is short."""
+        found = []
+        for part in self.aligned:
+            rows = part.take(codes)
+            at = jnp.arange(frames) // round(self.frame_rate / part.rate)
+            found.append(rows[:, jnp.minimum(at, rows.shape[1] - 1)])
+        return tuple(found)
+
+
+def model_config(config: Any) -> LMConfig:
+    """The shape of the model of an experiment: `model`, and what follows from its stage."""
+    return LMConfig.from_config(config.model, **Stage.from_config(config).sizes())

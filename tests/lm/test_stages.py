@@ -1,0 +1,102 @@
+"""The chain of stages: windows, seams, prompts, stories."""
+
+import importlib
+
+import jax
+import numpy as np
+import pytest
+
+from mgen.errors import UserError
+from mgen.lm import stages
+from mgen.lm.filters import SamplingConfig
+from mgen.lm.stages import Directions, FrozenStage, Timeline
+from mgen.lm.task import Task
+
+SEEDS = np.asarray([1, 2])
+SAMPLING = SamplingConfig(top_k=0, guidance=2.0)
+
+
+def frozen(name):
+    config = importlib.import_module("configs.hierarchy.tiny_musiclm").get_config(f"{name},smoke")
+    task = Task(config)
+    state = jax.jit(task.init)(jax.random.key(1))
+    variables = state.variables
+    if "joint" in variables:
+        shape = variables["joint"]["codebook"].shape
+        variables = {"joint": {"codebook": jax.random.normal(jax.random.key(2), shape)}}
+    params = jax.tree.map(lambda x: 3 * x, state.params)
+    return FrozenStage.from_trained(config, params, variables)
+
+
+@pytest.fixture(scope="module")
+def chain():
+    return [frozen(name) for name in ("semantic", "coarse", "fine")]
+
+
+def directions(seed=0):
+    vectors = np.random.default_rng(seed).normal(size=(2, 64)).astype(np.float32)
+    return Directions(((0.0, vectors),))
+
+
+def timelines(chain, seconds, told=None, prompt=None):
+    told = told or directions()
+    return [Timeline(stage, seconds, SEEDS, told, SAMPLING, prompt) for stage in chain]
+
+
+@pytest.fixture(scope="module")
+def made(chain):
+    """Every state of a clip that is longer than a window (1 s)."""
+    return list(stages.run(timelines(chain, 1.8)))
+
+
+def test_streams_have_their_lengths(made):
+    last = made[-1]
+    assert {name: codes.shape for name, codes in last.items()} == {
+        "semantic": (2, 45, 1),
+        "acoustic": (2, 90, 4),
+    }
+    assert last["semantic"].max() < 256 and last["acoustic"].max() < 512
+
+
+def test_what_came_first_is_what_comes_in_the_end(made):
+    assert len(made) > 1
+    for streams in made:
+        for name, codes in streams.items():
+            np.testing.assert_array_equal(codes, made[-1][name][:, : codes.shape[1]])
+
+
+def test_stage_after_stage_gives_the_same_as_window_after_window(chain, made):
+    lines = timelines(chain, 1.8)
+    for i, line in enumerate(lines):
+        while not line.done:
+            line.extend(stages._merged(lines[:i], {}))
+    for name, codes in stages._merged(lines, {}).items():
+        np.testing.assert_array_equal(codes, made[-1][name])
+
+
+def test_the_first_window_does_not_know_how_long_the_clip_is(chain, made):
+    (short,) = list(stages.run(timelines(chain, 1.0)))
+    for name, codes in short.items():
+        np.testing.assert_array_equal(codes, made[-1][name][:, : codes.shape[1]])
+
+
+def test_a_prompt_is_continued_as_if_generated(chain, made):
+    prompt = {"semantic": made[-1]["semantic"][:, :10], "acoustic": made[-1]["acoustic"][:, :20]}
+    *_, again = stages.run(timelines(chain, 1.8, prompt=prompt))
+    for name, codes in again.items():
+        np.testing.assert_array_equal(codes, made[-1][name])
+
+
+def test_a_story_changes_what_comes_after_its_turn(chain, made):
+    (_, first), (_, second) = directions().embeddings[0], directions(1).embeddings[0]
+    told = Directions(((0.0, first), (0.5, second)))
+    *_, story = stages.run(timelines(chain, 1.8, told))
+    # The windows of 1 s begin every half second; the second one is told the other thing.
+    np.testing.assert_array_equal(story["semantic"][:, :25], made[-1]["semantic"][:, :25])
+    assert np.any(story["semantic"] != made[-1]["semantic"])
+
+
+def test_a_prompt_of_the_whole_length_is_refused(chain):
+    prompt = {"semantic": np.zeros((2, 25, 1), np.int32)}
+    with pytest.raises(UserError, match=r"the prompt is 1.0 s long, expected less than 1.0 s"):
+        Timeline(chain[0], 1.0, SEEDS, directions(), SAMPLING, prompt)

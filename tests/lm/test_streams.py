@@ -1,0 +1,90 @@
+"""Stages as data: streams to grids and back."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mgen.errors import UserError
+from mgen.lm.layouts import Layout
+from mgen.lm.streams import Part, Stage, parse
+
+STREAMS = {
+    "acoustic": dict(codebooks=4, codebook_size=9, frame_rate=50.0),
+    "semantic": dict(codebooks=1, codebook_size=7, frame_rate=25.0),
+    "vocals": dict(codebooks=2, codebook_size=5, frame_rate=50.0),
+    "odd": dict(codebooks=1, codebook_size=5, frame_rate=30.0),
+}
+
+
+def stage(*target, **roles):
+    parts = {role: tuple(parse(text, STREAMS) for text in names) for role, names in roles.items()}
+    return Stage(tuple(parse(text, STREAMS) for text in target), **parts)
+
+
+def test_semantic_and_acoustic_frames_in_turn():
+    """MusicRL's order: a semantic token, then the two acoustic frames of its time."""
+    mixed = stage("semantic", "acoustic[0:2]")
+    assert mixed.frame_rate == 25.0 and mixed.frames(2.0) == 50
+    assert mixed.sizes()["sizes"] == (7, 9, 9, 9, 9)
+    codes = {
+        "semantic": jnp.asarray([[[1], [2]]]),
+        "acoustic": jnp.arange(16).reshape(1, 4, 4) % 9,
+    }
+    grid = mixed.grid(codes)
+    np.testing.assert_array_equal(grid[0], [[1, 0, 1, 4, 5], [2, 8, 0, 3, 4]])
+    sequence = Layout("flatten", mixed.sizes()["sizes"]).encode(grid)
+    np.testing.assert_array_equal(sequence[0, :, 0], [1, 0, 1, 4, 5, 2, 8, 0, 3, 4])
+
+
+def test_two_tracks_in_turn():
+    """YuE's order: a token of each track a frame."""
+    tracks = stage("vocals[0:1]", "acoustic[0:1]")
+    codes = {"vocals": jnp.asarray([[[1, 4], [2, 4]]]), "acoustic": jnp.full((1, 2, 4), 8)}
+    sequence = Layout("flatten", tracks.sizes()["sizes"]).encode(tracks.grid(codes))
+    np.testing.assert_array_equal(sequence[0, :, 0], [1, 8, 2, 8])
+
+
+@settings(deadline=None, max_examples=20)
+@given(
+    st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3)), min_size=1, max_size=3),
+    st.integers(1, 6),
+    st.integers(0, 2**31 - 1),
+)
+def test_split_is_the_inverse_of_grid(parts, frames, seed):
+    rng = np.random.default_rng(seed)
+    parts = [(1, 1), *parts]  # the slowest of them makes the frames
+    made = tuple(Part(f"s{i}", 0, levels, 8, 10.0 * fold) for i, (levels, fold) in enumerate(parts))
+    own = Stage(made)
+    codes = {
+        part.stream: jnp.asarray(rng.integers(0, 8, (2, frames * fold, part.levels)))
+        for part, (_, fold) in zip(made, parts)
+    }
+    grid = own.grid(codes)
+    assert grid.shape == (2, frames, len(own.sizes()["sizes"]))
+    back = own.split(grid)
+    for name, value in codes.items():
+        np.testing.assert_array_equal(back[name], value)
+
+
+def test_aligned_rows_last_as_long_as_their_time():
+    own = stage("acoustic", aligned=("semantic",))
+    (rows,) = own.aligned_codes({"semantic": jnp.asarray([[[1], [2]]])}, 5)
+    np.testing.assert_array_equal(rows[0, :, 0], [1, 1, 2, 2, 2])
+
+
+@pytest.mark.parametrize(
+    "build, message",
+    [
+        (lambda: parse("drums", STREAMS), "'drums', expected one of"),
+        (lambda: parse("acoustic[2:5]", STREAMS), "expected levels within 0 to 4"),
+        (lambda: parse("acoustic[0]", STREAMS), "expected one of"),
+        (lambda: stage("semantic", "odd"), "odd at 30 Hz beside frames at 25 Hz"),
+        (lambda: stage("semantic", aligned=("acoustic",)), "acoustic at 50 Hz beside frames"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(build, message):
+    with pytest.raises(UserError) as error:
+        build()
+    assert message in str(error.value)
