@@ -23,7 +23,7 @@ demo: $(VENV)/.extras-demo  ## Prepare, train, generate: out/demo/*.wav and a ta
 demo-tokens: $(VENV)/.extras-demo  ## Train text-music embedding, semantic encoder, k-means: a table
 	$(BIN)/mgen demo_tokens --out=out/demo_tokens
 
-test: $(VENV)/.extras-dev,scale  ## Run the tests that need no PyTorch
+test: $(VENV)/.extras-dev,scale,export  ## Run the tests that need no PyTorch
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not parity'
 
 test-parity: $(VENV)/.extras-dev,parity  ## Compare with the released PyTorch implementations
@@ -32,12 +32,12 @@ test-parity: $(VENV)/.extras-dev,parity  ## Compare with the released PyTorch im
 test-next: $(NEXT)/.extras-dev  ## Run the tests that need no TensorFlow: Python 3.12, jax 0.11.2
 	$(NEXT)/bin/python -m pytest -n 2 --dist loadfile -m 'not parity and not tf'
 
-lint: $(VENV)/.extras-dev,scale  ## Check format, style and types
+lint: $(VENV)/.extras-dev,scale,export  ## Check format, style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-format: $(VENV)/.extras-dev,scale  ## Format, and mend what can be mended
+format: $(VENV)/.extras-dev,scale,export  ## Format, and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
