@@ -12,16 +12,19 @@ PIP = -m pip install -qq --disable-pip-version-check
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.5
 
-.PHONY: help demo demo-tokens test test-parity test-next lint format bench clean
+.PHONY: help demo demo-tokens demo-hierarchy test test-parity test-next lint format bench clean
 
 help:  ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.extras-demo  ## Prepare, train, generate: out/demo/*.wav and a table, within minutes
 	$(BIN)/mgen demo --out=out/demo
 
 demo-tokens: $(VENV)/.extras-demo  ## Train text-music embedding, semantic encoder, k-means: a table
 	$(BIN)/mgen demo_tokens --out=out/demo_tokens
+
+demo-hierarchy: $(VENV)/.extras-demo  ## And the MusicLM chain: text to audio in small, a table
+	$(BIN)/mgen demo_hierarchy --out=out/demo_hierarchy
 
 test: $(VENV)/.extras-dev,scale,export  ## Run the tests that need no PyTorch
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not parity'

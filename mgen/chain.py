@@ -65,14 +65,15 @@ class Wish:
 
     Attributes:
       seconds: its length, the prompt included.
-      text: what it should sound like; style: an audio file that it should sound like.
+      text: what it should sound like, or a list with a text for each clip; style: an audio file
+        that it should sound like.
       story: texts by second, instead of one: "0:a slow intro; 15:louder".
       condition: classes, see `mgen.inputs.attributes.parse`.
       prompt: audio file that it goes on from; any sample rate and channel count.
     """
 
     seconds: float
-    text: str = ""
+    text: str | Sequence[str] = ""
     style: str | Path = ""
     story: str = ""
     condition: str = ""
@@ -124,10 +125,13 @@ class Chain:
         if of > 1 and not wish.text:
             raise UserError("--best_of: expected --prompt, a text to compare the clips with")
         rounds = [np.asarray(seeds) + i * len(seeds) for i in range(of)]
-        made = [(own, *self.generate(wish, own, sampling)) for own in rounds]
+        made = [(drawn, *self.generate(wish, drawn, sampling)) for drawn in rounds]
         if of == 1:
             return made[0]
-        chosen = np.argmax([self.score(audio, wish.text) for _, _, audio in made], axis=0)
+        texts = [wish.text] if isinstance(wish.text, str) else wish.text
+        fits = np.stack([self.scores(audio, texts) for _, _, audio in made])  # [of, B, N]
+        own = np.arange(len(seeds)) % len(texts)
+        chosen = fits[:, np.arange(len(seeds)), own].argmax(axis=0)
         kept, codes, audio = (
             np.stack([made[i][part][clip] for clip, i in enumerate(chosen)]) for part in range(3)
         )
@@ -161,16 +165,16 @@ class Chain:
         ]
         return stages.run(timelines)
 
-    def score(self, audio: ndarray, text: str) -> ndarray:
-        """Cosine [B] between clips [B, T, C] at the codec's rate and a text (MusicLM's MuLan cycle
-        consistency)."""
+    def scores(self, audio: ndarray, texts: Sequence[str]) -> ndarray:
+        """Cosines [B, N] between clips [B, T, C] at the codec's rate and texts (MusicLM's MuLan
+        cycle consistency)."""
         joint = self._need_joint("text")
         rate, layout = self.sample_rate, joint.config
         heard = [
             joint.embed_audio(converted(clip, rate, layout.sample_rate, layout.channels))
             for clip in audio
         ]
-        return np.stack(heard) @ self._texts([text])[0]
+        return np.stack(heard) @ self.embed(texts).T
 
     def _directions(self, wish: Wish, batch: int) -> Directions:
         fields = None
@@ -182,19 +186,22 @@ class Chain:
             )
         if bool(wish.text) + bool(wish.style) + bool(wish.story) > 1:
             raise UserError("--prompt, --style and --story: expected one of them")
-        vectors: list[tuple[float, ndarray]] = []
+        vectors: list[tuple[float, ndarray]] = []  # [D], or [B, D]
         if wish.style:
             joint = self._need_joint("style")
             layout = dict(sample_rate=joint.config.sample_rate, channels=joint.config.channels)
             vectors = [(0.0, joint.embed_audio(io.read(wish.style, **layout)))]
         elif wish.text or wish.story:
             story = parse_story(wish.story) if wish.story else [(0.0, wish.text)]
-            embedded = self._texts([text for _, text in story])
-            vectors = [(second, vector) for (second, _), vector in zip(story, embedded)]
-        tiled = tuple((second, np.tile(vector, (batch, 1))) for second, vector in vectors)
-        return Directions(tiled, fields)
+            vectors = [
+                (second, self.embed([text] if isinstance(text, str) else text))
+                for second, text in story
+            ]
+        told = tuple((second, np.broadcast_to(v, (batch, v.shape[-1]))) for second, v in vectors)
+        return Directions(told, fields)
 
-    def _texts(self, texts: list[str]) -> ndarray:
+    def embed(self, texts: Sequence[str]) -> ndarray:
+        """Joint embeddings [B, D] of texts."""
         joint = self._need_joint("text")
         assert self.vocabulary is not None
         return joint.embed_text(*self.vocabulary.encode(texts, joint.config.text_length))

@@ -29,6 +29,8 @@ COMMANDS = {
     "export": "trained models as a TensorFlow SavedModel and as jax.export programs",
     "probe": "what encoders hear in held-out pieces, against chance and log-mel",
     "audit": "what a language model says by heart of its training data",
+    "score": "whether clips fit the prompts that they were made from",
+    "demo_hierarchy": "the MusicLM chain in small, from text to audio",
     "demo_tokens": "text-music embedding, semantic encoder and tokens, trained in minutes",
     "demo": "prepare, train, tokenize, train, generate: the whole path in minutes",
     "benchmark": "time this code against its peers, side by side",

@@ -49,3 +49,68 @@ def tokens(work: Path, smoke: bool) -> Iterator[Command]:
     encoders = [f"--joint={work / 'joint'}", f"--semantic={work / 'semantic'}"]
     encoders.append(f"--codebook={work / 'semantic_codebook'}")
     yield ["probe", given, *encoders, f"--out={work.parent / 'tokens'}", *few]
+
+
+# Name of a workdir -> config, of the chain that `hierarchy` makes.
+STAGES = {
+    "semantic_lm": "hierarchy/tiny_musiclm:semantic",
+    "coarse_lm": "hierarchy/tiny_musiclm:coarse",
+    "fine_lm": "hierarchy/tiny_musiclm:fine",
+    "soundstorm": "hierarchy/tiny_soundstorm:",
+    "depth_lm": "hierarchy/tiny_magenta_rt:",
+}
+PROMPT = "a fast tune in a major key"
+
+
+def hierarchy(work: Path, smoke: bool) -> Iterator[Command]:
+    """On what `tokens` left in `work`: MusicLM's stages, SoundStorm in place of two of them and a
+    depth decoder, each scored on held-out pieces, and clips (work/../hierarchy)."""
+    out, data = work.parent / "hierarchy", work / DATASET
+    for name, config in STAGES.items():
+        variant = f"{config.rstrip(':')}{',' if config[-1] != ':' else ':'}smoke"
+        config = variant if smoke else config.rstrip(":")
+        command = ["train", f"--config={config}", f"--workdir={work / name}"]
+        command.append(f"--config.data.dataset={work / 'all_tokens'}")
+        if "storm" not in name and "fine" not in name:
+            command.append(f"--config.stage.joint_codebook={work / 'joint_codebook'}")
+        if smoke:
+            # The smoke models of `tokens` are smaller.
+            fields = {"joint.codebook_size": 8, "joint.embed_dim": 8, "semantic.codebook_size": 8}
+            reads = [] if "fine" in name else ["semantic"] if "storm" in name else ["joint"]
+            reads += ["semantic"] if name in ("semantic_lm", "coarse_lm") else []
+            command += [
+                f"--config.streams.{field}={value}"
+                for field, value in fields.items()
+                if field.partition(".")[0] in reads
+            ]
+        yield command
+        yield ["evaluate", f"--workdir={work / name}", f"--out={out / name}"]
+    models = [f"--codec={work / 'codec'}", f"--joint={work / 'joint'}"]
+    prompts = [f"--{name}={work / name}" for name in ("semantic", "semantic_codebook")]
+    seconds = "--duration=2" if smoke else "--duration=10"
+    chains = {
+        "musiclm": ("semantic_lm", "coarse_lm", "fine_lm"),
+        "soundstorm": ("semantic_lm", "soundstorm"),
+        "depth": ("depth_lm",),
+    }
+    lms = {name: f"--lm={','.join(str(work / s) for s in own)}" for name, own in chains.items()}
+    story = f"0:{PROMPT}; {1 if smoke else 5}:a slow tune in a minor key"
+    for name, lm in lms.items():
+        sample = ["generate", lm, *models, seconds]
+        yield [*sample, f"--prompt={PROMPT}", f"--out={out / name}"]
+    sample = ["generate", lms["musiclm"], *models, seconds]
+    yield [*sample, f"--story={story}", f"--out={out / 'story'}"]
+    clip = out / "codec" / "target_0.wav"
+    held_out = f"--dataset={data}"
+    yield [
+        "evaluate",
+        f"--workdir={work / 'codec'}",
+        held_out,
+        f"--out={clip.parent}",
+        "--batches=1",
+    ]
+    yield [*sample, *prompts, f"--audio_prompt={clip}", f"--out={out / 'continued'}"]
+    few = ["--n=4", "--batch=4", "--seconds=1"] if smoke else []
+    for name in ("musiclm", "soundstorm"):
+        score = ["score", lms[name], *models, f"--dataset={data}", *few]
+        yield [*score, f"--out={out / name / 'score'}"]

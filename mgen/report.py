@@ -57,6 +57,26 @@ def demo(out: Path, codec: Path, lm: Path) -> None:
     write(out, f"clips: {out}/*.wav", rows)
 
 
+def hierarchy(out: Path, stages: list[str]) -> None:
+    """The table of `launch/demo_hierarchy.py` from the reports of its evaluations and scores."""
+    rows = {}
+    for name in stages:
+        found = _read(out / name / "report.json")
+        for field, remark in (
+            ("cross_entropy", "held-out pieces"),
+            ("cross_entropy_alone", "the same model without its condition"),
+            ("unigram_cross_entropy", "a model without context"),
+        ):
+            rows[f"{name}/{field}"] = (found[field], "nats a token", remark)
+    for name in ("musiclm", "soundstorm"):
+        found = _read(out / name / "score" / "report.json")
+        interval = f"95% from {found['low']:.3f} to {found['high']:.3f}"
+        rows[f"{name}/prompted"] = (found["prompted"], "cosine", "clips and their own prompts")
+        rows[f"{name}/shuffled"] = (found["shuffled"], "cosine", "clips and others' prompts")
+        rows[f"{name}/difference"] = (found["difference"], "cosine", interval)
+    write(out, f"clips: {out}/*/*.wav", rows)
+
+
 def _write_json(path: Path, values: dict[str, Any]) -> None:
     temporary = path.with_name(f".{path.name}")
     temporary.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")

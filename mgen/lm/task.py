@@ -31,6 +31,8 @@ class Task(task.Task):
     attributes int32 [B, A] and vectors {name: float32 [B, D]}, of text float32 [B, L, D] and
     text_mask bool [B, L].
 
+    Evaluation also gives "cross_entropy_alone", the loss of the same model without its condition.
+
     Reads from the config, beside what every family has:
       streams: codebooks, codebook_size, frame_rate (Hz) and whatever else of each stream the token
         dataset must agree with; "joint" is made here of the crop's mean embedding, see below.
@@ -154,20 +156,27 @@ class Task(task.Task):
             rates = settings.condition_dropout, settings.attribute_dropout
             condition = conditions.drop(config, condition_key, condition, *rates)
         bound = self.model.bind({"params": params}, rngs={"dropout": dropout_key})
-        means = lm_loss.losses(
-            bound.heads,
-            bound.top(read, condition, train),
-            codes,
-            scored,
-            chunk=settings.chunk,
-            z_loss=settings.z_loss if train else 0.0,
-            label_smoothing=settings.label_smoothing if train else 0.0,
-        )
+
+        def losses(condition: Condition) -> dict[str, Array]:
+            return lm_loss.losses(
+                bound.heads,
+                bound.top(read, condition, train),
+                codes,
+                scored,
+                chunk=settings.chunk,
+                z_loss=settings.z_loss if train else 0.0,
+                label_smoothing=settings.label_smoothing if train else 0.0,
+            )
+
+        means = losses(condition)
         share = means.pop("share")
         whole = {name: (value * share).sum() for name, value in means.items()}
         metrics = {"cross_entropy": whole["nats"], "accuracy": whole["hits"]}
         if config.objective == "next":
             metrics |= {f"cross_entropy_{k}": value for k, value in enumerate(means["nats"])}
+        if not train and jax.tree.leaves(condition):
+            without = losses(conditions.absent(config, condition))
+            metrics["cross_entropy_alone"] = (without["nats"] * share).sum()
         return whole["objective"], (metrics, variables)
 
     def baseline(self, train_data: Iterator[Batch], held_out: Iterator[Batch]) -> Metrics:

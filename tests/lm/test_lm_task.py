@@ -59,6 +59,8 @@ def test_smoke_config_learns_a_batch(name, arg):
     held_out, again = (evaluate(state, batch, jax.random.key(i)) for i in (0, 1))
     jax.tree.map(np.testing.assert_array_equal, held_out, again)
     np.testing.assert_allclose(held_out["loss"], held_out["cross_entropy"])
+    # What the model says without its condition is another thing.
+    assert abs(held_out.pop("cross_entropy_alone") - held_out["cross_entropy"]) > 1e-4
     means = [v for name, v in held_out.items() if name.startswith("cross_entropy_")]
     if task.lm_config.objective == "next":
         assert len(means) == task.lm_config.num_codebooks
