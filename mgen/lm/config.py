@@ -174,6 +174,7 @@ class LMConfig:
             kv_heads=self.depth_heads,
             layers=self.depth_layers,
             ff=self.depth_ff,
+            rotary=self.positions == "rope",
         )
 
     def _stack(self, **fields: Any) -> TransformerConfig:
