@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from mgen import tree
+from mgen.codec.sample import FrozenCodec
 from mgen.errors import UserError
-from mgen.interop import musicgen
+from mgen.interop import encodec, musicgen, text_encoders
+from mgen.joint.text import TextTower
 from mgen.lm.condition import Condition
 from mgen.lm.config import LMConfig
 from mgen.lm.filters import SamplingConfig
@@ -60,6 +62,7 @@ SHAPES = {
     ),
 }
 B, L, C = 2, 9, 5
+FRAMES = 64
 MASK = np.asarray([[1, 1, 1, 0, 0], [1] * 5])
 
 
@@ -178,6 +181,71 @@ def test_conditional_model_projects_its_condition():
     projected = projected.astype(np.float32)
     expected = logits_of_codes(theirs.decoder, config, codes, projected, MASK)
     np.testing.assert_allclose(our_logits(config, params, codes, vectors), expected, atol=1e-4)
+
+
+def test_generation_from_text_with_guidance():
+    """`MusicgenForConditionalGeneration.generate`, greedy, guidance 3: the same codes and
+    audio of the same text ids over 64 frames; T5 encoder, language model and EnCodec are converted."""
+    torch.manual_seed(0)
+    text = transformers.T5Config(
+        vocab_size=20, d_model=24, d_kv=8, d_ff=32, num_layers=2, num_heads=2
+    )
+    codec = transformers.EncodecConfig(
+        num_filters=4,
+        hidden_size=16,
+        codebook_size=64,
+        codebook_dim=16,
+        num_lstm_layers=1,
+        upsampling_ratios=[8, 5, 4, 4],
+        sampling_rate=32000,
+        # 4 codebooks of 6 bits at 50 Hz.
+        target_bandwidths=[1.2],
+        norm_type="weight_norm",
+    )
+    decoder = transformers.MusicgenDecoderConfig(**SHAPES["tiny"])
+    whole = transformers.MusicgenConfig(text_encoder=text, audio_encoder=codec, decoder=decoder)
+    theirs = transformers.MusicgenForConditionalGeneration(whole).eval()
+    with torch.no_grad():
+        for part in (theirs.decoder, theirs.text_encoder, theirs.enc_to_dec_proj):
+            for parameter in part.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    theirs.generation_config.update(
+        decoder_start_token_id=64, bos_token_id=64, pad_token_id=64, eos_token_id=None
+    )
+    ids = np.random.default_rng(0).integers(2, 20, (B, C))
+    heard = []
+    decode = theirs.audio_encoder.decode
+    theirs.audio_encoder.decode = lambda codes, *args, **kwargs: (
+        heard.append(codes.numpy()) or decode(codes, *args, **kwargs)
+    )
+    with torch.inference_mode():
+        audio = theirs.generate(
+            input_ids=torch.tensor(ids),
+            attention_mask=torch.tensor(MASK),
+            do_sample=False,
+            guidance_scale=3.0,
+            max_new_tokens=FRAMES + 3,
+        ).numpy()
+    expected = heard[0].reshape(B, -1, heard[0].shape[-1]).transpose(0, 2, 1)
+    assert expected.shape == (B, FRAMES, 4) and len(np.unique(expected)) > 10
+    tower = text_encoders.t5_config(text)
+    params = text_encoders.t5_params(tower, numpy_state(theirs.text_encoder))
+    inputs = jnp.asarray(ids, jnp.int32), jnp.asarray(MASK, bool)
+    vectors = TextTower(tower).apply({"params": params}, *inputs, method="hidden_states")[-1]
+    config = musicgen.lm_config(decoder, condition_width=24)
+    lm = FrozenLM.from_trained(config, musicgen.lm_params(config, numpy_state(theirs)))
+    codes = lm.generate(
+        frames=FRAMES,
+        seeds=np.arange(B),
+        condition=Condition(vectors=vectors, mask=MASK.astype(bool)),
+        sampling=SamplingConfig(temperature=0.0, guidance=3.0),
+    )
+    np.testing.assert_array_equal(codes, expected)
+    ours = encodec.config(codec.to_dict())
+    variables = encodec.from_torch(ours, numpy_state(theirs.audio_encoder))
+    played = FrozenCodec(ours, variables.pop("params"), variables).decode(codes)
+    # Float32 through ten layers, samples of order 1.
+    np.testing.assert_allclose(played, audio.transpose(0, 2, 1), atol=1e-4)
 
 
 @pytest.mark.parametrize(
