@@ -184,8 +184,8 @@ def test_conditional_model_projects_its_condition():
 
 
 def test_generation_from_text_with_guidance():
-    """`MusicgenForConditionalGeneration.generate`, greedy, guidance 3: the same codes and
-    audio of the same text ids over 64 frames; T5 encoder, language model and EnCodec are converted."""
+    """`MusicgenForConditionalGeneration.generate`, greedy, guidance 3: the same codes and audio of
+    the same text ids over 64 frames, with T5's encoder, language model and EnCodec converted."""
     torch.manual_seed(0)
     text = transformers.T5Config(
         vocab_size=20, d_model=24, d_kv=8, d_ff=32, num_layers=2, num_heads=2
