@@ -10,11 +10,9 @@ import os
 
 __version__ = "0.1.0"
 
-# The CPU runtime of jax 0.11 runs independent operations at once and can then wait for ever for a
-# thread: the training step of configs/codec/tiny_16khz.py stops on two cores (0.11.2). Read when
-# jax first looks for devices, so it must be set before; other releases may not know the flag.
-_SCHEDULER = "--xla_cpu_enable_concurrency_optimized_scheduler"
+# The CPU runtime of jax 0.11 has a thread for each core, operations that wait hold theirs, and the
+# one they wait for may then get none: the training step of configs/codec/tiny_16khz.py stops for
+# ever on two cores, and collectives over virtual devices do (0.11.2). Read when jax first looks for
+# devices, so it must be set before. More threads than cores cost nothing measurable.
 if importlib.metadata.version("jax").startswith("0.11."):
-    _flags = os.environ.get("XLA_FLAGS", "")
-    if _SCHEDULER not in _flags:
-        os.environ["XLA_FLAGS"] = f"{_flags} {_SCHEDULER}=false".strip()
+    os.environ.setdefault("PJRT_NPROC", str(max(32, os.cpu_count() or 1)))

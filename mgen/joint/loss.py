@@ -255,12 +255,18 @@ def _batch_mean(
     if shards == 1 or audio.shape[0] % shards:
         return _chunked_mean(term, sides, sides, chunk, scalars)
 
-    def local(rows: Side, scalars: tuple[Array, ...]) -> Array:
-        columns = jax.tree.map(lambda x: jax.lax.all_gather(x, axes, tiled=True), rows)
+    def local(rows: Side, all_groups: Array, scalars: tuple[Array, ...]) -> Array:
+        both = jnp.concatenate(rows[:2], axis=1)  # one collective, and one in the backward pass
+        both = jax.lax.all_gather(both, axes, tiled=True)
+        columns = (*jnp.split(both, [rows[0].shape[1]], axis=1), all_groups)
+        # Cast here and not where each chunk reads them, or the sum of their gradients over the
+        # devices would be taken once a chunk.
+        scalars = jax.tree.map(lambda x: jax.lax.pcast(x, axes, to="varying"), scalars)
         return jax.lax.pmean(_chunked_mean(term, rows, columns, chunk, scalars), axes)
 
     split, whole = PartitionSpec(axes), PartitionSpec()
-    return jax.shard_map(local, mesh=mesh, in_specs=(split, whole), out_specs=whole)(sides, scalars)
+    spread = jax.shard_map(local, mesh=mesh, in_specs=(split, whole, whole), out_specs=whole)
+    return spread(sides, groups, scalars)
 
 
 def _chunked_mean(
