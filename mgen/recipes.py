@@ -51,38 +51,32 @@ def tokens(work: Path, smoke: bool) -> Iterator[Command]:
     yield ["probe", given, *encoders, f"--out={work.parent / 'tokens'}", *few]
 
 
-# Name of a workdir -> config, of the chain that `hierarchy` makes.
+# Name of a workdir -> (config, its argument, streams that it reads beside the codec's) of the chain
+# that `hierarchy` makes.
 STAGES = {
-    "semantic_lm": "hierarchy/tiny_musiclm:semantic",
-    "coarse_lm": "hierarchy/tiny_musiclm:coarse",
-    "fine_lm": "hierarchy/tiny_musiclm:fine",
-    "soundstorm": "hierarchy/tiny_soundstorm:",
-    "depth_lm": "hierarchy/tiny_magenta_rt:",
+    "semantic_lm": ("tiny_musiclm", "semantic", ("semantic", "joint")),
+    "coarse_lm": ("tiny_musiclm", "coarse", ("semantic", "joint")),
+    "fine_lm": ("tiny_musiclm", "fine", ()),
+    "soundstorm": ("tiny_soundstorm", "", ("semantic",)),
+    "depth_lm": ("tiny_magenta_rt", "", ("joint",)),
 }
 PROMPT = "a fast tune in a major key"
+# Sizes of the smoke models of `tokens`.
+SMOKE = {"semantic": ("codebook_size",), "joint": ("codebook_size", "embed_dim")}
 
 
 def hierarchy(work: Path, smoke: bool) -> Iterator[Command]:
     """On what `tokens` left in `work`: MusicLM's stages, SoundStorm in place of two of them and a
     depth decoder, each scored on held-out pieces, and clips (work/../hierarchy)."""
     out, data = work.parent / "hierarchy", work / DATASET
-    for name, config in STAGES.items():
-        variant = f"{config.rstrip(':')}{',' if config[-1] != ':' else ':'}smoke"
-        config = variant if smoke else config.rstrip(":")
-        command = ["train", f"--config={config}", f"--workdir={work / name}"]
+    for name, (config, arg, streams) in STAGES.items():
+        variant = ",".join(filter(None, (arg, "smoke" if smoke else "")))
+        command = ["train", f"--config=hierarchy/{config}:{variant}", f"--workdir={work / name}"]
         command.append(f"--config.data.dataset={work / 'all_tokens'}")
-        if "storm" not in name and "fine" not in name:
+        if "joint" in streams:
             command.append(f"--config.stage.joint_codebook={work / 'joint_codebook'}")
         if smoke:
-            # The smoke models of `tokens` are smaller.
-            fields = {"joint.codebook_size": 8, "joint.embed_dim": 8, "semantic.codebook_size": 8}
-            reads = [] if "fine" in name else ["semantic"] if "storm" in name else ["joint"]
-            reads += ["semantic"] if name in ("semantic_lm", "coarse_lm") else []
-            command += [
-                f"--config.streams.{field}={value}"
-                for field, value in fields.items()
-                if field.partition(".")[0] in reads
-            ]
+            command += [f"--config.streams.{s}.{field}=8" for s in streams for field in SMOKE[s]]
         yield command
         yield ["evaluate", f"--workdir={work / name}", f"--out={out / name}"]
     models = [f"--codec={work / 'codec'}", f"--joint={work / 'joint'}"]
@@ -100,17 +94,10 @@ def hierarchy(work: Path, smoke: bool) -> Iterator[Command]:
         yield [*sample, f"--prompt={PROMPT}", f"--out={out / name}"]
     sample = ["generate", lms["musiclm"], *models, seconds]
     yield [*sample, f"--story={story}", f"--out={out / 'story'}"]
-    clip = out / "codec" / "target_0.wav"
-    held_out = f"--dataset={data}"
-    yield [
-        "evaluate",
-        f"--workdir={work / 'codec'}",
-        held_out,
-        f"--out={clip.parent}",
-        "--batches=1",
-    ]
+    clip, given = out / "codec" / "target_0.wav", f"--dataset={data}"
+    codec = f"--workdir={work / 'codec'}"
+    yield ["evaluate", codec, given, f"--out={clip.parent}", "--batches=1"]
     yield [*sample, *prompts, f"--audio_prompt={clip}", f"--out={out / 'continued'}"]
     few = ["--n=4", "--batch=4", "--seconds=1"] if smoke else []
     for name in ("musiclm", "soundstorm"):
-        score = ["score", lms[name], *models, f"--dataset={data}", *few]
-        yield [*score, f"--out={out / name / 'score'}"]
+        yield ["score", lms[name], *models, given, *few, f"--out={out / name / 'score'}"]

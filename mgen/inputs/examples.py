@@ -238,12 +238,7 @@ class AudioExample:
         config, stems, mask = self.config, crop.stems, crop.mask
         if config["stem_dropout"]:
             stems, mask = transforms.drop_stems(stems, mask, config["stem_dropout"], rng)
-        if config["loudness"] is not None:
-            stems = transforms.normalise_loudness(stems, config["sample_rate"], config["loudness"])
-        if tuple(config["gain_db"]) != (0.0, 0.0):
-            stems = transforms.random_gain(stems, config["gain_db"], rng)
-        if config["swap_channels"]:
-            stems = transforms.swap_channels(stems, rng)
+        stems = transforms.augment(stems, config, rng)
         return Stems(np.ascontiguousarray(stems), mask, crop.programs, crop.record)
 
     def select(self, crop: Stems, rng: np.random.Generator) -> np.ndarray:

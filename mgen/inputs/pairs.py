@@ -98,7 +98,7 @@ class PairExample:
         self, performance: render.Performance, start: float, melody: int, rng: np.random.Generator
     ) -> np.ndarray:
         """float32 [T, C]: the mix of a crop, in training augmented: dropout, loudness, gain and
-        channel swap, as `examples` does it."""
+        channel swap."""
         config = self.config
         crop = render.render_crop(performance, start=start, duration=config["seconds"])
         if not self.train:
@@ -109,14 +109,7 @@ class PairExample:
             rate = config["stem_dropout"]
             stems, _ = transforms.drop_stems(stems, mask & ~is_melody, rate, rng)
             stems = np.where(is_melody[:, None, None], crop.stems, stems)
-        if config["loudness"] is not None:
-            rate = config["sample_rate"]
-            stems = transforms.normalise_loudness(stems, rate, config["loudness"])
-        if tuple(config["gain_db"]) != (0.0, 0.0):
-            stems = transforms.random_gain(stems, config["gain_db"], rng)
-        if config["swap_channels"]:
-            stems = transforms.swap_channels(stems, rng)
-        return stems.sum(0)
+        return transforms.augment(stems, config, rng).sum(0)
 
 
 def perform(record: Record, seed: int, config: render.RenderConfig) -> Duet:

@@ -4,7 +4,8 @@ Stems are float32 [S, T, C], masks bool [S]; arrays given are never written to. 
 the sum of the stems, so whatever changes a stem changes the mix.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -42,6 +43,16 @@ def normalise_loudness(stems: np.ndarray, sample_rate: int, target: float) -> np
 def swap_channels(stems: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Left for right in every second call; mono stays."""
     return stems[..., ::-1] if stems.shape[-1] == 2 and rng.random() < 0.5 else stems
+
+
+def augment(stems: np.ndarray, config: Mapping[str, Any], rng: np.random.Generator) -> np.ndarray:
+    """Loudness, gain and channel swap of stems [S, T, C] by the `data` part of a config (see
+    `mgen.inputs.pipeline`), in this order."""
+    if config["loudness"] is not None:
+        stems = normalise_loudness(stems, config["sample_rate"], config["loudness"])
+    if tuple(config["gain_db"]) != (0.0, 0.0):
+        stems = random_gain(stems, config["gain_db"], rng)
+    return swap_channels(stems, rng) if config["swap_channels"] else stems
 
 
 def drop_stems(

@@ -64,15 +64,23 @@ def sample_tokens(
 ) -> Int[Array, "B K"]:
     """One token a stream: temperature, then top-k, then top-p, then a draw by the Gumbel-max
     rule."""
+    logits = keep_likely(logits, sampling, filters)
     temperature = sampling["temperature"]
+    noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:]))(keys)
+    # argmax(l / t + g) = argmax(l + t g), which is the greedy choice at t = 0.
+    return jnp.argmax(logits + temperature * noise, axis=-1).astype(jnp.int32)
+
+
+def keep_likely(
+    logits: Float[Array, "*B V"], sampling: dict[str, Array], filters: tuple[bool, bool]
+) -> Float[Array, "*B V"]:
+    """-inf for what top-k, then top-p leave out; `filters` says which of them are on."""
     keep_k, keep_p = filters
     if keep_k:
         logits = top_k_filter(logits, sampling["top_k"])
     if keep_p:
-        logits = top_p_filter(logits, sampling["top_p"], temperature)
-    noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:]))(keys)
-    # argmax(l / t + g) = argmax(l + t g), which is the greedy choice at t = 0.
-    return jnp.argmax(logits + temperature * noise, axis=-1).astype(jnp.int32)
+        logits = top_p_filter(logits, sampling["top_p"], sampling["temperature"])
+    return logits
 
 
 def top_k_filter(logits: Float[Array, "*B V"], k: Array) -> Float[Array, "*B V"]:

@@ -9,26 +9,6 @@ import numpy as np
 from mgen.typing import Array, Bool, Float, Int
 
 
-def cross_entropy(
-    logits: Float[Array, "B L K V"],
-    targets: Int[Array, "B L K"],
-    mask: Bool[Array, "#B #L #K"],
-    *,
-    z_loss: float = 0.0,
-    label_smoothing: float = 0.0,
-) -> tuple[Array, Float[Array, " K"]]:
-    """Mean over codebooks of the mean over unmasked positions (nats), and those K means.
-
-    Args:
-      targets: read only where `mask` is True, where they lie in [0, V).
-      z_loss: weight of log(sum exp logits)^2, which keeps logits from drifting (PaLM, section 5).
-      label_smoothing: share of the target spread evenly over the V codes.
-    """
-    nats = token_nats(logits, targets, mask, z_loss, label_smoothing)
-    per_codebook = masked_mean(nats, mask)
-    return per_codebook.mean(), per_codebook
-
-
 def token_nats(
     logits: Float[Array, "*B V"],
     targets: Int[Array, "*B"],
@@ -36,7 +16,13 @@ def token_nats(
     z_loss: float = 0.0,
     label_smoothing: float = 0.0,
 ) -> Float[Array, "*B"]:
-    """The loss of each token, anything where `mask` is False."""
+    """The loss of each token, anything where `mask` is False.
+
+    Args:
+      targets: read only where `mask` is True, where they lie in [0, V).
+      z_loss: weight of log(sum exp logits)^2, which keeps logits from drifting (PaLM, section 5).
+      label_smoothing: share of the target spread evenly over the V codes.
+    """
     logits = logits.astype(jnp.float32)
     normaliser = jax.nn.logsumexp(logits, axis=-1)
     index = jnp.where(mask, targets, 0)[..., None]
@@ -76,6 +62,7 @@ def losses(
       heads: what the heads read to logits [B, F, K, V].
       chunk: frames whose logits exist at once (they are computed again for the gradient); 0 is all
         of them. A vocabulary of thousands over minutes does not fit otherwise.
+      z_loss, label_smoothing: see `token_nats`.
     """
     mask = jnp.broadcast_to(mask, targets.shape)
 
@@ -119,11 +106,6 @@ def _summed(
     first = sums(*(x[0] for x in parts))
     total, _ = jax.lax.scan(add, first, tuple(x[1:] for x in parts))
     return total
-
-
-def masked_mean(values: Float[Array, "B L K"], mask: Bool[Array, "..."]) -> Float[Array, " K"]:
-    weight = jnp.broadcast_to(mask, values.shape).astype(jnp.float32)
-    return (values * weight).sum(axis=(0, 1)) / jnp.maximum(weight.sum(axis=(0, 1)), 1.0)
 
 
 def unigram_cross_entropy(

@@ -13,6 +13,7 @@ that it was least sure of, as many as the cosine schedule leaves.
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -23,9 +24,10 @@ from mgen.errors import UserError
 from mgen.lm import condition as conditions
 from mgen.lm.condition import Condition
 from mgen.lm.config import LMConfig
-from mgen.lm.filters import SamplingConfig, top_k_filter, top_p_filter
+from mgen.lm.filters import SamplingConfig, keep_likely, sample_tokens
 from mgen.lm.model import LM, unstack_layers
-from mgen.lm.sample import Variant, check_prompt, contrasted
+from mgen.lm.sample import Variant, check_prompt, mix, repeat, weighted
+from mgen.nn.spans import covered, example_keys
 from mgen.typing import Array, Bool, Float, Int, Key, Params, ndarray
 
 HIDES = ("level", "all")
@@ -83,8 +85,7 @@ def training_masks(
         levels = 1 if config.hide == "level" else codebooks
         begins = jax.random.uniform(mask_key, (frames + config.span - 1, levels))
         begins = begins < 1 - (1 - ratio) ** (1 / config.span)
-        count = jnp.cumsum(jnp.pad(begins.astype(jnp.int32), ((1, 0), (0, 0))), axis=0)
-        mask = count[config.span :] > count[: -config.span]
+        mask = covered(begins, config.span)
         # At least one code, or the example would count for nothing.
         some = jnp.arange(frames)[:, None] == jax.random.randint(prompt_key, (), 0, frames)
         if config.hide == "all":
@@ -97,7 +98,7 @@ def training_masks(
         finer = (jnp.arange(codebooks) > level)[None] & after[:, None]
         return scored | finer, scored
 
-    return jax.vmap(one)(jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(batch)))
+    return jax.vmap(one)(example_keys(key, batch))
 
 
 @jax.tree_util.register_dataclass
@@ -127,7 +128,7 @@ class FrozenMasked:
         known: Bool[ndarray, "B F K"] | None = None,
         condition: Condition | None = None,
         sampling: SamplingConfig | None = None,
-        variants: list[Variant] | None = None,
+        variants: Sequence[Variant] | None = None,
     ) -> Int[Array, "B F K"]:
         """Codes of `frames` frames.
 
@@ -146,13 +147,8 @@ class FrozenMasked:
         seeds = jnp.asarray(seeds, jnp.int32)
         batch = seeds.shape[0]
         given, fixed = self._given(batch, frames, prompt, prompt_frames, known)
-        if variants is None:
-            condition = conditions.complete(config, condition or Condition(), batch, frames)
-            variants = contrasted(config, condition, sampling.guidance)
-        else:
-            variants = [(w, conditions.complete(config, c, batch, frames)) for w, c in variants]
-        stacked = jax.tree.map(lambda *x: jnp.concatenate(x), *(c for _, c in variants))
-        weights = jnp.stack([jnp.asarray(w, jnp.float32) for w, _ in variants])
+        shape = (batch, frames)
+        stacked, weights = weighted(config, shape, condition, sampling.guidance, variants)
         return _generate(
             self, seeds, given, fixed, stacked, weights, sampling.numbers(), sampling.filters
         )
@@ -220,11 +216,12 @@ def _pass(
     config = model.config
     special = jnp.asarray(config.sizes)[None, None]
     hidden = missing & (codes == special)
-    repeated = jnp.concatenate([codes] * weights.shape[0])
-    logits: Any = LM(config).apply({"params": model.params}, repeated, condition)
-    parts = logits.reshape(weights.shape[0], *codes.shape, logits.shape[-1])
-    logits = jnp.tensordot(weights, parts, axes=1, precision=jax.lax.Precision.HIGHEST)
-    drawn, certainty = jax.vmap(lambda key, row: _draw(key, row, numbers, filters))(keys, logits)
+    read = repeat(codes, weights.shape[0])
+    logits: Any = LM(config).apply({"params": model.params}, read, condition)
+    logits = keep_likely(mix(weights, logits), numbers, filters)
+    drawn = sample_tokens(keys, logits, numbers, (False, False))
+    logs = jax.nn.log_softmax(logits, axis=-1)
+    certainty = jnp.take_along_axis(logs, drawn[..., None], axis=-1)[..., 0]
     codes = jnp.where(hidden, drawn, codes)
     rank = _ranking(model.masking, keys, certainty, progress)
     # What was drawn in a pass before stays: only new codes can be hidden again.
@@ -233,20 +230,6 @@ def _pass(
     order = jnp.argsort(rank.reshape(rank.shape[0], -1), axis=1).argsort(axis=1)
     again = (order < left[:, None]).reshape(rank.shape) & hidden
     return jnp.where(again, special, codes)
-
-
-def _draw(
-    key: Key, logits: Float[Array, "F K V"], numbers: dict[str, Array], filters: tuple[bool, bool]
-) -> tuple[Int[Array, "F K"], Float[Array, "F K"]]:
-    """A code for each place and its log-probability."""
-    if filters[0]:
-        logits = top_k_filter(logits, numbers["top_k"])
-    if filters[1]:
-        logits = top_p_filter(logits, numbers["top_p"], numbers["temperature"])
-    noise = jax.random.gumbel(key, logits.shape)
-    drawn = jnp.argmax(logits + numbers["temperature"] * noise, axis=-1).astype(jnp.int32)
-    logs = jax.nn.log_softmax(logits, axis=-1)
-    return drawn, jnp.take_along_axis(logs, drawn[..., None], axis=-1)[..., 0]
 
 
 def _ranking(

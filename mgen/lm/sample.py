@@ -20,7 +20,7 @@ from mgen.lm import decode, depth
 from mgen.lm.condition import Condition
 from mgen.lm.config import LMConfig
 from mgen.lm.filters import SamplingConfig, sample_tokens
-from mgen.typing import Array, Int, Params, ndarray
+from mgen.typing import Array, Float, Int, Params, ndarray
 
 SEGMENT = 512  # steps
 Variant = tuple[float, Condition]
@@ -82,7 +82,7 @@ class FrozenLM:
     def stream(
         self, *, frames: int, seeds: Int[Array, " B"] | ndarray, chunk: int = 0, **arguments: Any
     ) -> Iterator[Int[Array, "B F K"]]:
-        """Yields, every `chunk` frames, the codes of the frames that are whole so far, from the
+        """Yields, every `chunk` steps, the codes of the frames that are whole so far, from the
         first; the last are those of `generate`, which takes the same arguments."""
         config = self.config
         inputs, plan = _prepare(config, frames, seeds, **arguments)
@@ -184,19 +184,15 @@ def _prepare(
     sampling = sampling or SamplingConfig()
     seeds = jnp.asarray(seeds, jnp.int32)
     batch, layout = seeds.shape[0], config.make_layout()
-    if variants is None:
-        condition = conditions.complete(config, condition or Condition(), batch, frames)
-        variants = contrasted(config, condition, sampling.guidance)
-    else:
-        variants = [(w, conditions.complete(config, c, batch, frames)) for w, c in variants]
-    stacked = jax.tree.map(lambda *x: jnp.concatenate(x), *(c for _, c in variants))
+    shape = (batch, frames)
+    stacked, weights = weighted(config, shape, condition, sampling.guidance, variants)
     prompt, lengths, longest = check_prompt(config, batch, frames, prompt, prompt_frames)
     inputs = _Inputs(
         seeds,
         jnp.pad(prompt, ((0, 0), (0, frames - prompt.shape[1]), (0, 0))),
         lengths,
         stacked,
-        jnp.stack([jnp.asarray(weight, jnp.float32) for weight, _ in variants]),
+        weights,
         sampling.numbers(),
     )
     front = 0 if stacked.front is None else stacked.front.shape[1]
@@ -205,12 +201,31 @@ def _prepare(
     return inputs, _Plan(frames, longest, front, first, steps, sampling.filters, SEGMENT)
 
 
-def contrasted(config: LMConfig, condition: Condition, scale: Any) -> list[Variant]:
-    """The variants of plain guidance: logits = u + scale (c - u)."""
-    # Without a condition there is nothing to contrast.
-    if not jax.tree.leaves(condition) or (isinstance(scale, (int, float)) and scale == 1):
-        return [(1.0, condition)]
-    return [(scale, condition), (1.0 - scale, conditions.absent(config, condition))]
+def weighted(
+    config: LMConfig,
+    shape: tuple[Any, int],
+    condition: Condition | None,
+    guidance: Any,
+    variants: Sequence[Variant] | None,
+) -> tuple[Condition, Float[Array, " G"]]:
+    """The G variants of a condition behind one another, [G B, ...], and their weights: those given,
+    or those of plain guidance, logits = u + guidance (c - u).
+
+    Args:
+      shape: B and F.
+    """
+    if variants is None:
+        known = conditions.complete(config, condition or Condition(), *shape)
+        # Without a condition there is nothing to contrast.
+        plain = isinstance(guidance, (int, float)) and guidance == 1
+        if plain or not jax.tree.leaves(known):
+            variants = [(1.0, known)]
+        else:
+            variants = [(guidance, known), (1.0 - guidance, conditions.absent(config, known))]
+    else:
+        variants = [(w, conditions.complete(config, c, *shape)) for w, c in variants]
+    weights = jnp.stack([jnp.asarray(weight, jnp.float32) for weight, _ in variants])
+    return jax.tree.map(lambda *x: jnp.concatenate(x), *(c for _, c in variants)), weights
 
 
 def check_prompt(
@@ -256,13 +271,13 @@ def _start(model: FrozenLM, inputs: _Inputs, plan: _Plan) -> _State:
         steps = slice(0, plan.first)
         slots = jnp.asarray(layout.shifted_slots(frames)[steps])[None]
         own = jnp.minimum(jnp.arange(plan.first), frames - 1)[None]
-        tokens = _repeat(shifted[:, steps], variants)
+        tokens = repeat(shifted[:, steps], variants)
         own = jnp.broadcast_to(own, tokens.shape[:2])
         parts.append(decode.target(config, weights, condition, tokens, slots, own))
     if parts:
         x = jnp.concatenate(parts, axis=1)
         # Everything ends where the longest prompt ends; in front of the others stands filler.
-        positions = jnp.arange(x.shape[1])[None] - _repeat(lag, variants)[:, None]
+        positions = jnp.arange(x.shape[1])[None] - repeat(lag, variants)[:, None]
         x = jnp.take_along_axis(x, jnp.maximum(positions, 0)[..., None], axis=1)
         x = decode.add_positions(config, x, positions)
         _, cache = decode.forward(
@@ -302,10 +317,10 @@ def _advance(
     def draw(state: _State) -> _State:
         own = state.index - state.lag  # [B], each example's step
         at = jnp.minimum(own, len(held) - 1)
-        tokens = _repeat(state.column, variants)[:, None]
-        slots, frame = _repeat(read[at], variants), _repeat(jnp.minimum(own, frames - 1), variants)
+        tokens = repeat(state.column, variants)[:, None]
+        slots, frame = repeat(read[at], variants), repeat(jnp.minimum(own, frames - 1), variants)
         x = decode.target(config, weights, condition, tokens, slots[:, None], frame[:, None])
-        positions = _repeat(front + own, variants)[:, None]
+        positions = repeat(front + own, variants)[:, None]
         x = decode.add_positions(config, x, positions)
         x, cache = decode.forward(
             config.transformer,
@@ -319,11 +334,11 @@ def _advance(
         keys = jax.vmap(lambda seed, i: jax.random.fold_in(jax.random.key(seed), i))(
             inputs.seeds, own
         )
-        mix = functools.partial(_mix, inputs.weights)
+        mixed = functools.partial(mix, inputs.weights)
         if config.depth_layers:
-            drawn = depth.draw(config, weights, x, mix, keys, inputs.numbers, filters)
+            drawn = depth.draw(config, weights, x, mixed, keys, inputs.numbers, filters)
         else:
-            logits = mix(decode.logits(config, weights, x, _repeat(shown[at], variants)))
+            logits = mixed(decode.logits(config, weights, x, repeat(shown[at], variants)))
             drawn = sample_tokens(keys, logits, inputs.numbers, filters)
         free = (held[at] >= inputs.prompt_frames[:, None]) & (held[at] < last[:, None])
         column = jnp.where(free, drawn, state.sequence[rows, at])
@@ -335,12 +350,13 @@ def _advance(
     return jax.lax.while_loop(lambda state: state.index < end, draw, state)
 
 
-def _repeat(x: Array, times: int) -> Array:
+def repeat(x: Array, times: int) -> Array:
+    """[B, ...] behind itself, [times B, ...]."""
     return jnp.concatenate([x] * times) if times > 1 else x
 
 
-def _mix(weights: Array, logits: Array) -> Array:
-    """Weighted sum over the variants, [G B, S, V] to [B, S, V]."""
+def mix(weights: Array, logits: Array) -> Array:
+    """Weighted sum over the variants, [G B, ..., V] to [B, ..., V]."""
     if weights.shape[0] == 1:
         return logits
     parts = logits.reshape(weights.shape[0], -1, *logits.shape[1:])

@@ -1,7 +1,7 @@
 """The hierarchy at inference: stages that read what the stages before them wrote, in windows.
 
-A stage goes on by windows as long as the crops it was trained on, which begin every `stride`: each
-is prompted by what is already there of it (MusicLM, section 5: 15 s of prompt, 15 s of new tokens).
+A stage goes on by windows as long as the crops it was trained on, one every half of that: each is
+prompted by what is already there of it (MusicLM, section 5: 15 s of prompt, 15 s of new tokens).
 So minutes take the memory of one window, and because the windows lie where they lie, whoever asks
 for the first seconds first (`Timeline.extend`) gets what he would have got at the end.
 """
@@ -24,6 +24,7 @@ from mgen.typing import Params, ndarray
 
 # MusicLM's temperatures, by depth in the hierarchy.
 TEMPERATURES = (1.0, 0.95, 0.4)
+STRIDE = 0.5  # of a window
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,14 +99,13 @@ class Timeline:
         directions: Directions,
         sampling: SamplingConfig,
         prompt: Mapping[str, ndarray] | None = None,
-        overlap: float = 0.5,
     ):
         """A clip of `seconds` in all; `prompt` holds streams int32 [B, F, K] to go on from."""
         self.frozen, self.stage = stage, stage.stage
         self.seeds, self.directions, self.sampling = np.asarray(seeds), directions, sampling
         self.total = self.stage.frames(seconds)
         self.window = self.stage.frames(stage.seconds)
-        self.stride = max(1, round(self.window * (1 - overlap)))
+        self.stride = max(1, round(self.window * STRIDE))
         width = len(self.stage.sizes()["sizes"])
         self.grid = np.zeros((len(self.seeds), 0, width), np.int32)
         if prompt is not None:
@@ -209,7 +209,7 @@ def run(
     last = timelines[-1]
     while not last.done:
         _extend(timelines, last.next_end(), given or {})
-        yield _merged(timelines, given or {})
+        yield merged(timelines, given or {})
 
 
 def _extend(timelines: Sequence[Timeline], seconds: float, given: Mapping[str, ndarray]) -> None:
@@ -218,10 +218,10 @@ def _extend(timelines: Sequence[Timeline], seconds: float, given: Mapping[str, n
     while not last.done and last.seconds < seconds - 1e-6:
         if before:
             _extend(before, last.next_end(), given)
-        last.extend(_merged(before, given))
+        last.extend(merged(before, given))
 
 
-def _merged(timelines: Sequence[Timeline], given: Mapping[str, ndarray]) -> dict[str, ndarray]:
+def merged(timelines: Sequence[Timeline], given: Mapping[str, ndarray]) -> dict[str, ndarray]:
     found: dict[str, ndarray] = dict(given)
     for timeline in timelines:
         for name, codes in timeline.streams().items():

@@ -54,7 +54,6 @@ class Task(task.Task):
         self.stage = Stage.from_config(config)
         self.lm_config = model_config(config)
         self.model = LM(self.lm_config)
-        self.frames = self.stage.frames(config.data.seconds)
         if self.lm_config.objective == "masked":
             self.masking = masked.MaskingConfig.from_config(config.masking)
 

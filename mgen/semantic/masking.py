@@ -4,14 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mgen.nn.spans import covered
 from mgen.typing import Array, Bool, Float, Key
 
 NOISE_STD = 0.1
-
-
-def example_keys(key: Key, batch: int) -> Key:
-    """One key an example, so that what happens to it does not depend on the size of the batch."""
-    return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(batch))
 
 
 def span_mask(keys: Key, frames: int, probability: float, length: int) -> Bool[Array, "B F"]:
@@ -27,8 +23,7 @@ def span_mask(keys: Key, frames: int, probability: float, length: int) -> Bool[A
     def one(key: Key) -> Array:
         # Spans may begin before the recording, so that all its frames are hidden equally often.
         begins = jax.random.bernoulli(key, start, (frames + length - 1,))
-        count = jnp.cumsum(jnp.pad(begins.astype(jnp.int32), (1, 0)))
-        return count[length:] > count[:-length]
+        return covered(begins, length)
 
     return jax.vmap(one)(keys)
 

@@ -12,6 +12,7 @@ import ml_collections
 import numpy as np
 
 from mgen.errors import UserError
+from mgen.nn.spans import example_keys
 from mgen.semantic import loss as semantic_loss
 from mgen.semantic import masking, targets
 from mgen.semantic.config import SemanticConfig, TargetConfig
@@ -147,13 +148,13 @@ class Task(task.Task):
         mask_key, fill_key, mix_key, dropout_key = jax.random.split(key, 4)
         codes = targets.codes(config, wanted, variables.get("targets", {}), batch)[:, :frames]
         mask = masking.span_mask(
-            masking.example_keys(mask_key, size), frames, settings.probability, self.span
+            example_keys(mask_key, size), frames, settings.probability, self.span
         )
         inputs = audio
         if train and settings.noise_mix:
-            keys = masking.example_keys(mix_key, size)
+            keys = example_keys(mix_key, size)
             inputs = masking.mix_noise(keys, audio, settings.noise_mix, settings.noise_snr)
-        fill = masking.example_keys(fill_key, size) if settings.fill == "noise" else None
+        fill = example_keys(fill_key, size) if settings.fill == "noise" else None
         own = {name: value for name, value in variables.items() if name != "targets"}
         output: Any = self.model.apply(
             {"params": params, **own}, inputs, mask, fill, train, rngs={"dropout": dropout_key}

@@ -80,13 +80,13 @@ def test_a_prompt_is_kept_and_continued_as_if_generated(case, run, codes, frames
     np.testing.assert_array_equal(continued[:, :frames], foreign)
 
 
-def test_ragged_prompts_are_continued_as_if_alone(case, condition, run, codes, model):
-    if case[0].aligned:
-        return  # Each example has frames of its own there: one length is one program.
+def test_ragged_prompts_are_continued_as_if_alone(condition, run, codes, model):
     lengths = np.asarray([3, 1, 2])
     ragged = run(prompt=codes[:, :3], prompt_frames=lengths)
     for b, length in enumerate(lengths):
         own = jax.tree.map(lambda x, b=b: x[b : b + 1], condition)
+        # Rows beside the frames begin where the example begins.
+        own = dataclasses.replace(own, aligned=tuple(x[:, : length + 2] for x in own.aligned))
         alone = model.generate(
             frames=int(length) + 2,
             seeds=SEEDS[b : b + 1],

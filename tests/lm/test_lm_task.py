@@ -113,7 +113,10 @@ def test_manifest_names_the_streams():
     task = Task(config_of("tiny_musiclm", "fine"))
     assert task.requires() == {"streams": {"acoustic": task.config.streams.acoustic.to_dict()}}
     assert task.manifest()["streams"] == task.requires()["streams"]
-    assert task.frames == 2 * 50 and task.lm_config.sizes == (512, 512)
+    assert task.stage.frames(task.config.data.seconds) == 2 * 50 and task.lm_config.sizes == (
+        512,
+        512,
+    )
 
 
 @pytest.mark.parametrize(
@@ -132,7 +135,8 @@ def test_manifest_names_the_streams():
 def test_full_size_configs(name, arg, parameters, frames):
     task = Task(config_of(name, arg))
     state = jax.eval_shape(task.init, jax.random.key(0))
-    assert tree.size(state.params) == parameters and task.frames == frames
+    assert tree.size(state.params) == parameters
+    assert task.stage.frames(task.config.data.seconds) == frames
     batch = task.batch_spec(task.config.data.batch_size)
     new_state, metrics = jax.eval_shape(task.train_step, state, batch, jax.random.key(0))
     assert jax.tree.map(lambda x: x.shape, new_state) == jax.tree.map(lambda x: x.shape, state)
@@ -150,10 +154,12 @@ def test_full_size_sampling_has_a_shape(name, arg):
     _, condition = jax.eval_shape(task.inputs, state.variables, task.batch_spec(2))
     condition = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), condition)
 
+    frames = task.stage.frames(task.config.data.seconds)
+
     def generate(weights, seeds):
         frozen = sample.FrozenLM(config, weights)
-        return frozen.generate(frames=task.frames, seeds=seeds, condition=condition)
+        return frozen.generate(frames=frames, seeds=seeds, condition=condition)
 
     assert isinstance(condition, Condition)
     codes = jax.eval_shape(generate, weights, jnp.zeros(2, jnp.int32))
-    assert codes.shape == (2, task.frames, config.num_codebooks)
+    assert codes.shape == (2, frames, config.num_codebooks)

@@ -69,8 +69,8 @@ def test_stage_after_stage_gives_the_same_as_window_after_window(chain, made):
     lines = timelines(chain, 1.8)
     for i, line in enumerate(lines):
         while not line.done:
-            line.extend(stages._merged(lines[:i], {}))
-    for name, codes in stages._merged(lines, {}).items():
+            line.extend(stages.merged(lines[:i], {}))
+    for name, codes in stages.merged(lines, {}).items():
         np.testing.assert_array_equal(codes, made[-1][name])
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from mgen.errors import UserError
 from mgen.kmeans import Codebook
 from mgen.nn.conformer import ConformerConfig
+from mgen.nn.spans import example_keys
 from mgen.semantic import loss, masking, targets
 from mgen.semantic.config import MelConfig, MelFrontConfig, SemanticConfig, TargetConfig
 from mgen.semantic.frontend import log_mel
@@ -133,7 +134,7 @@ def test_frames_that_cannot_be_aligned_are_refused():
 def test_masked_share(probability, length, seed):
     """Each frame is hidden with the given probability, the first and the last ones too."""
     count, frames = 3000, 15
-    keys = masking.example_keys(jax.random.key(seed), count)
+    keys = example_keys(jax.random.key(seed), count)
     mask = np.asarray(masking.span_mask(keys, frames, probability, length))
     assert mask.shape == (count, frames)
     # Five standard deviations, for each frame.
@@ -144,7 +145,7 @@ def test_masked_share(probability, length, seed):
 @settings(deadline=None, max_examples=25)
 @given(st.floats(0.05, 0.6), st.integers(2, 9), st.integers(0, 2**31 - 1))
 def test_spans_have_their_length(probability, length, seed):
-    keys = masking.example_keys(jax.random.key(seed), 4)
+    keys = example_keys(jax.random.key(seed), 4)
     for row in np.asarray(masking.span_mask(keys, 100, probability, length)):
         edges = np.flatnonzero(np.diff(np.concatenate([[0], row.astype(int), [0]])))
         for start, stop in edges.reshape(-1, 2):
@@ -152,16 +153,16 @@ def test_spans_have_their_length(probability, length, seed):
 
 
 def test_an_examples_mask_is_its_own():
-    keys = masking.example_keys(jax.random.key(0), 8)
+    keys = example_keys(jax.random.key(0), 8)
     mask = masking.span_mask(keys, 50, 0.4, 5)
     np.testing.assert_array_equal(
-        mask[:3], masking.span_mask(masking.example_keys(jax.random.key(0), 3), 50, 0.4, 5)
+        mask[:3], masking.span_mask(example_keys(jax.random.key(0), 3), 50, 0.4, 5)
     )
     assert len(np.unique(np.asarray(mask), axis=0)) == 8
 
 
 def test_noise_fills_the_hidden_frames_only():
-    keys = masking.example_keys(jax.random.key(0), 2)
+    keys = example_keys(jax.random.key(0), 2)
     x = np.full((2, 1003, 8), 7.0, np.float32)
     mask = np.zeros((2, 250), bool)
     mask[0, 10:60] = mask[1, 249] = True
@@ -175,7 +176,7 @@ def test_noise_fills_the_hidden_frames_only():
 
 def test_noise_mixture():
     x = audio(64, 800)
-    keys = masking.example_keys(jax.random.key(0), 64)
+    keys = example_keys(jax.random.key(0), 64)
     never, always, half = (
         np.asarray(masking.mix_noise(keys, x, p, (3.0, 3.0))) for p in (0.0, 1.0, 0.5)
     )
