@@ -258,7 +258,8 @@ def _batch_mean(
     def local(rows: Side, all_groups: Array, scalars: tuple[Array, ...]) -> Array:
         both = jnp.concatenate(rows[:2], axis=1)  # one collective, and one in the backward pass
         both = jax.lax.all_gather(both, axes, tiled=True)
-        columns = (*jnp.split(both, [rows[0].shape[1]], axis=1), all_groups)
+        all_audio, all_text = jnp.split(both, [rows[0].shape[1]], axis=1)
+        columns = all_audio, all_text, all_groups
         # Cast here and not where each chunk reads them, or the sum of their gradients over the
         # devices would be taken once a chunk.
         scalars = jax.tree.map(lambda x: jax.lax.pcast(x, axes, to="varying"), scalars)
