@@ -11,7 +11,7 @@ if __name__ == "__main__":
 
 from absl import flags
 
-from mgen import cli
+from mgen import cli, wish
 
 _LM = flags.DEFINE_list("lm", None, "Workdirs of language models, in order.", required=True)
 _CODEC = flags.DEFINE_string("codec", None, "Workdir of their codec.", required=True)
@@ -21,22 +21,11 @@ _SEMANTIC = flags.DEFINE_string("semantic", "", "Workdir of an encoder, for audi
 _BOOK = flags.DEFINE_string("semantic_codebook", "", "Its codebook.")
 _N = flags.DEFINE_integer("n", 1, "Number of clips.", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the first clip; the others count up.")
-_WISH = dict(
-    seconds=flags.DEFINE_float("duration", 6.0, "Seconds, the prompt included.", 0.1, 3600.0),
-    text=flags.DEFINE_string("prompt", "", "What it should sound like."),
-    style=flags.DEFINE_string("style", "", "Audio file that it should sound like."),
-    story=flags.DEFINE_string("story", "", "Prompts by second: '0:a slow intro; 15:louder'."),
-    condition=flags.DEFINE_string("condition", "", "Such as metre=3/4,mode=minor."),
-    prompt=flags.DEFINE_string("audio_prompt", "", "Audio file to continue."),
-)
+_WISH = wish.define_flags()
 _BEST = flags.DEFINE_integer("best_of", 1, "Of so many, keep what fits the prompt best.", 1)
 _LOUDNESS = flags.DEFINE_float("loudness", -18.0, "LUFS of the clips, within full scale.")
-_SAMPLING = [
-    flags.DEFINE_list("temperature", [], "One a model; 0 takes the likeliest token."),
-    flags.DEFINE_integer("top_k", 250, "Draw from the k likeliest tokens; 0: all.", 0),
-    flags.DEFINE_float("top_p", 1.0, "Draw from the likeliest tokens of this mass.", 0.0, 1.0),
-    flags.DEFINE_float("guidance", 3.0, "Scale of classifier-free guidance; 1: off."),
-]
+_SAMPLING = wish.define_sampling_flags()
+flags.adopt_module_key_flags(wish)
 
 
 def main(argv: list[str]) -> None:
@@ -44,12 +33,11 @@ def main(argv: list[str]) -> None:
     from mgen import chain, clips
 
     clips.make_folder(_OUT.value)
-    sampling = chain.sampling(len(_LM.value), **{flag.name: flag.value for flag in _SAMPLING})
-    wish = chain.Wish(**{name: flag.value for name, flag in _WISH.items()})
+    sampling = _SAMPLING(len(_LM.value))
     model = chain.load(_LM.value, _CODEC.value, _JOINT.value, _SEMANTIC.value, _BOOK.value)
     seeds = list(range(_SEED.value, _SEED.value + _N.value))
     with clips.stopwatch() as watch:
-        made = model.best(wish, seeds, sampling, _BEST.value)
+        made = model.best(_WISH(), seeds, sampling, _BEST.value)
     seconds = made[2].shape[0] * made[2].shape[1] / model.sample_rate
     about = cli.flag_values(main) | {"models": model.about, "speed": watch.speed(seconds)}
     print(*clips.write_batch(_OUT.value, made, model.sample_rate, about, _LOUDNESS.value), sep="\n")

@@ -32,13 +32,13 @@ _GUIDANCE = flags.DEFINE_float("guidance", 3.0, "Scale of classifier-free guidan
 
 def main(argv: list[str]) -> None:
     del argv
-    from mgen import chain, clips, consistency
+    from mgen import chain, clips, consistency, wish
     from mgen.inputs.records import open_records
 
     options = consistency.Options(**{flag.name: flag.value for flag in _OPTIONS})
     source = open_records(_DATASET.value, _SPLIT.value)
     model = chain.load(_LM.value, _CODEC.value, _JOINT.value)
-    sampling = chain.sampling(len(_LM.value), guidance=_GUIDANCE.value)
+    sampling = wish.sampling(len(_LM.value), guidance=_GUIDANCE.value)
     report = consistency.measure(model, source, sampling, options)
     for name, value in report.items():
         print(f"{name:12} {value:.4f}")

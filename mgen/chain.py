@@ -27,6 +27,7 @@ from mgen.semantic.config import SemanticConfig
 from mgen.semantic.sample import FrozenSemantic
 from mgen.train.checkpoint import Trained, load_trained
 from mgen.typing import ndarray
+from mgen.wish import Wish, parse_story
 
 
 def load_codec(workdir: str | Path) -> tuple[FrozenCodec, Trained]:
@@ -57,27 +58,6 @@ def load_stage(workdir: str | Path) -> tuple[FrozenStage, Trained]:
 def vocabulary_of(trained: Trained) -> Vocabulary:
     """The vocabulary that a model was trained with, from its workdir."""
     return Vocabulary(trained.workdir / VOCABULARY)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Wish:
-    """What a clip should be.
-
-    Attributes:
-      seconds: its length, the prompt included.
-      text: what it should sound like, or a list with a text for each clip; style: an audio file
-        that it should sound like.
-      story: texts by second, instead of one: "0:a slow intro; 15:louder".
-      condition: classes, see `mgen.inputs.attributes.parse`.
-      prompt: audio file that it goes on from; any sample rate and channel count.
-    """
-
-    seconds: float
-    text: str | Sequence[str] = ""
-    style: str | Path = ""
-    story: str = ""
-    condition: str = ""
-    prompt: str | Path = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,13 +102,13 @@ class Chain:
     ) -> tuple[ndarray, ndarray, ndarray]:
         """Seeds, codes and audio as `generate` gives them, each the one of `of` clips that fits the
         text best; the candidates for seed s have the seeds s, s + n, s + 2n, ... of n seeds."""
-        if of > 1 and not wish.text:
+        if of > 1 and not wish.prompt:
             raise UserError("--best_of: expected --prompt, a text to compare the clips with")
         rounds = [np.asarray(seeds) + i * len(seeds) for i in range(of)]
         made = [(drawn, *self.generate(wish, drawn, sampling)) for drawn in rounds]
         if of == 1:
             return made[0]
-        texts = [wish.text] if isinstance(wish.text, str) else wish.text
+        texts = [wish.prompt] if isinstance(wish.prompt, str) else wish.prompt
         fits = np.stack([self.scores(audio, texts) for _, _, audio in made])  # [of, B, N]
         own = np.arange(len(seeds)) % len(texts)
         chosen = fits[:, np.arange(len(seeds)), own].argmax(axis=0)
@@ -158,9 +138,9 @@ class Chain:
         """All token streams int32 [B, F, K] as far as they are made, after each window."""
         seeds = np.asarray(seeds)
         directions = self._directions(wish, len(seeds))
-        given = self._prompt(wish, len(seeds)) if wish.prompt else None
+        given = self._prompt(wish, len(seeds)) if wish.audio_prompt else None
         timelines = [
-            Timeline(stage, wish.seconds, seeds, directions, own, given)
+            Timeline(stage, wish.duration, seeds, directions, own, given)
             for stage, own in zip(self.stages, sampling, strict=True)
         ]
         return stages.run(timelines)
@@ -184,15 +164,15 @@ class Chain:
             raise UserError(
                 f"--condition={wish.condition}: this model was trained without conditions"
             )
-        if bool(wish.text) + bool(wish.style) + bool(wish.story) > 1:
+        if bool(wish.prompt) + bool(wish.style) + bool(wish.story) > 1:
             raise UserError("--prompt, --style and --story: expected one of them")
         vectors: list[tuple[float, ndarray]] = []  # [D], or [B, D]
         if wish.style:
             joint = self._need_joint("style")
             layout = dict(sample_rate=joint.config.sample_rate, channels=joint.config.channels)
             vectors = [(0.0, joint.embed_audio(io.read(wish.style, **layout)))]
-        elif wish.text or wish.story:
-            story = parse_story(wish.story) if wish.story else [(0.0, wish.text)]
+        elif wish.prompt or wish.story:
+            story = parse_story(wish.story) if wish.story else [(0.0, wish.prompt)]
             vectors = [
                 (second, self.embed([text] if isinstance(text, str) else text))
                 for second, text in story
@@ -213,11 +193,11 @@ class Chain:
 
     def _prompt(self, wish: Wish, batch: int) -> dict[str, ndarray]:
         """The streams of the prompt that the stages write."""
-        config, path = self.codec.config, wish.prompt
+        config, path = self.codec.config, wish.audio_prompt
         length = io.info(path).duration
-        if length >= wish.seconds:
+        if length >= wish.duration:
             raise UserError(
-                f"{path}: {length:.1f} s long, expected less than the {wish.seconds:.1f} s of the "
+                f"{path}: {length:.1f} s long, expected less than the {wish.duration:.1f} s of the "
                 "clip"
             )
         audio = io.read(path, sample_rate=config.sample_rate, channels=config.channels)
@@ -232,35 +212,6 @@ class Chain:
             features = encoder.features_long(audio, book.about["layer"], rate)
             streams["semantic"] = book.encode(features)[None, : int(length * rate)]
         return {name: np.tile(codes, (batch, 1, 1)) for name, codes in streams.items()}
-
-
-def parse_story(text: str) -> list[tuple[float, str]]:
-    """(second, text) in order from "0:a slow intro; 15:louder"; `UserError` for anything else."""
-    found = []
-    for part in filter(str.strip, text.split(";")):
-        second, _, prompt = part.partition(":")
-        try:
-            found.append((float(second), prompt.strip()))
-        except ValueError:
-            found.append((-1.0, ""))
-        if found[-1][0] < 0 or not found[-1][1]:
-            raise UserError(f"--story: {part.strip()!r}, expected SECOND:PROMPT; SECOND:PROMPT ...")
-    return sorted(found)
-
-
-def sampling(count: int, temperature: Sequence[str] = (), **fields: Any) -> list[SamplingConfig]:
-    """Settings of `count` stages; without temperatures MusicLM's where there are several."""
-    defaults = stages.TEMPERATURES if count > 1 else (1.0,)
-    values = temperature or [str(defaults[min(i, len(defaults) - 1)]) for i in range(count)]
-    try:
-        numbers = [float(value) for value in values]
-    except ValueError:
-        raise UserError(f"--temperature={','.join(values)}: expected numbers") from None
-    if len(numbers) == 1:
-        numbers *= count
-    if len(numbers) != count:
-        raise UserError(f"--temperature: {len(numbers)} numbers, expected one, or {count}")
-    return [SamplingConfig(temperature=value, **fields) for value in numbers]
 
 
 def load(

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mgen.chain import Chain, Wish
+from mgen.chain import Chain
 from mgen.inputs import captions
 from mgen.inputs.records import RecordSource
 from mgen.lm.filters import SamplingConfig
 from mgen.progress import track
 from mgen.typing import Float, ndarray
+from mgen.wish import Wish
 
 RESAMPLES = 2000
 
@@ -39,7 +40,7 @@ def measure(
     for start in track(range(0, options.n, options.batch), "clips", unit="batches"):
         # Full batches only: one compiled program.
         rows = np.arange(start, start + options.batch) % options.n
-        wish = Wish(seconds=options.seconds, text=[texts[row] for row in rows])
+        wish = Wish(duration=options.seconds, prompt=[texts[row] for row in rows])
         _, audio = chain.generate(wish, options.seed + rows, sampling)
         scores.append(chain.scores(audio, texts))
     return summary(np.concatenate(scores)[: options.n], options.seed)

@@ -22,8 +22,6 @@ from mgen.lm.sample import FrozenLM
 from mgen.lm.streams import JOINT, Stage, model_config
 from mgen.typing import Params, ndarray
 
-# MusicLM's temperatures, by depth in the hierarchy.
-TEMPERATURES = (1.0, 0.95, 0.4)
 STRIDE = 0.5  # of a window
 
 
