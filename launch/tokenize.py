@@ -35,6 +35,7 @@ _OPTIONS = [
     flags.DEFINE_integer("renders", 1, "Performances of each score, each with its own seed.", 1),
     flags.DEFINE_float("max_seconds", 60.0, "Of each piece, from its start.", 1.0),
     flags.DEFINE_integer("seed", 0, "Seed of the first performance."),
+    flags.DEFINE_bool("stems", False, "Each stem beside a mix of others, not the whole mix."),
 ]
 _RUNNER = flags.DEFINE_string("runner", "", "Beam runner; without one, a plain loop.")
 _BEAM_OPTIONS = flags.DEFINE_string("beam_options", "", "Passed on to Beam: '--a=1 --b=2'.")

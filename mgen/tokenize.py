@@ -10,7 +10,8 @@ record, the seed behind the last slash of the piece's id and `render` of the man
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -47,6 +48,10 @@ class Models:
 class Job:
     """What is tokenized, and this worker's part of it.
 
+    With `stems` a performance gives a piece for every stem in place of one for the mix: the streams
+    of the stem, beside them "context" [F, K], the acoustic tokens of a random mix of others, and
+    "category" [1, 1], the number of its slot (Parker et al. 2024, "StemGen").
+
     Attributes:
       dataset: prepared dataset; out: folder of the token dataset, see `mgen.inputs.tokens`.
       num_shards: files a split; shard_index, shard_count: this worker and how many there are.
@@ -63,6 +68,7 @@ class Job:
     renders: int = 1
     max_seconds: float = 60.0
     seed: int = 0
+    stems: bool = False
 
 
 class Stage(Protocol):
@@ -102,9 +108,9 @@ class Acoustic:
         self.parents = {"codec": fingerprint}
 
     def __call__(self, audio: np.ndarray) -> dict[str, np.ndarray]:
-        return {"acoustic": self._codec.encode_long(self._blocks(audio))[0]}
+        return {"acoustic": self._codec.encode_long(self.blocks(audio))[0]}
 
-    def _blocks(self, audio: np.ndarray) -> Iterator[np.ndarray]:
+    def blocks(self, audio: np.ndarray) -> Iterator[np.ndarray]:
         """Filled up to whole frames: every other length would be compiled anew."""
         hop = self._codec.config.hop
         size = hop * max(1, round(BLOCK_SECONDS * self.sample_rate / hop))
@@ -179,32 +185,61 @@ class Tokenizer:
         self.seconds = dict.fromkeys(["audio", *(stage.name for stage in stages), "write"], 0.0)
         self.audio_seconds = 0.0
 
-    def about(self) -> dict[str, Any]:
-        """Fields of the token dataset's manifest."""
+    def about(self, stem_names: Sequence[str] = ()) -> dict[str, Any]:
+        """Fields of the token dataset's manifest; `stem_names` are the slots where stems are
+        tokenized."""
+        streams = {stage.name: stage.about for stage in self.stages}
+        if stem_names:
+            if Acoustic.name not in streams:
+                raise UserError("--stems: expected --codec with it")
+            one = dict(codebooks=1, codebook_size=len(stem_names), frame_rate=0.0)
+            streams |= {"context": streams[Acoustic.name], "category": {**one, "names": stem_names}}
         return {
             "kind": tokens.KIND,
             # Before what follows from them: the first difference is the one that is reported.
             "parents": {name: v for stage in self.stages for name, v in stage.parents.items()},
-            "streams": {stage.name: stage.about for stage in self.stages},
+            "streams": streams,
             "render": dataclasses.asdict(self.player),
             "attributes": {name: list(values) for name, values in attributes.NAMES.items()},
         }
 
     def __call__(self, record: Record, seed: int, max_seconds: float) -> dict[str, np.ndarray]:
         """`attributes` and the streams of a piece."""
-        rate = self.player.sample_rate
         with self.timed("audio"):
             mix, fields = mixes.whole_mix(record, self.player, seed, max_seconds)
-        self.audio_seconds += len(mix) / rate
-        piece, layouts = {"attributes": fields}, {(rate, self.player.channels): mix}
-        for stage in self.stages:
+        return {"attributes": fields, **self.streams(mix, self.stages)}
+
+    def streams(self, audio: np.ndarray, stages: Sequence[Stage]) -> dict[str, np.ndarray]:
+        """The streams of audio [T, C] as the player makes it."""
+        rate = self.player.sample_rate
+        self.audio_seconds += len(audio) / rate
+        found: dict[str, np.ndarray] = {}
+        layouts = {(rate, self.player.channels): audio}
+        for stage in stages:
             layout = stage.sample_rate, stage.channels
             with self.timed("audio"):
                 if layout not in layouts:
-                    layouts[layout] = mixes.converted(mix, rate, *layout)
+                    layouts[layout] = mixes.converted(audio, rate, *layout)
             with self.timed(stage.name):
-                piece |= stage(layouts[layout])
-        return piece
+                found |= stage(layouts[layout])
+        return found
+
+    def stems(
+        self, record: Record, seed: int, max_seconds: float
+    ) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+        """Names and pieces of the stems that play, see `Job`; none of a piece with one stem."""
+        with self.timed("audio"):
+            stems, fields = mixes.whole_stems(record, self.player, seed, max_seconds)
+        rng = np.random.default_rng([seed, zlib.crc32(record.id.encode())])
+        playing = np.flatnonzero(record.stem_mask)
+        codec = [stage for stage in self.stages if stage.name == Acoustic.name]
+        for stem in playing if len(playing) > 1 else ():
+            others = playing[playing != stem]
+            chosen = rng.choice(others, rng.integers(1, len(others) + 1), replace=False)
+            context = self.streams(stems[chosen].sum(axis=0), codec)[Acoustic.name]
+            piece = {"attributes": fields, **self.streams(stems[stem], self.stages)}
+            piece |= {"context": context, "category": np.full((1, 1), stem, np.int32)}
+            yield record.stem_names[stem], piece
 
     def timed(self, name: str) -> "_Timer":
         """A context whose time is added to `seconds[name]`."""
@@ -295,8 +330,9 @@ def write(tokenizer: Tokenizer, job: Job, sources: dict[str, RecordSource]) -> N
 def claim(tokenizer: Tokenizer, job: Job, sources: dict[str, RecordSource]) -> None:
     """Writes the manifest of a token dataset, or refuses a folder whose manifest says otherwise."""
     options = dict(renders=job.renders, max_seconds=job.max_seconds, seed=job.seed)
-    folder = next(iter(sources.values())).folder
-    manifest.claim(job.out, {**tokenizer.about(), "dataset": describe(folder), **options})
+    source = next(iter(sources.values()))
+    about = tokenizer.about(list(source[0].stem_names) if job.stems else ())
+    manifest.claim(job.out, {**about, "dataset": describe(source.folder), **options})
 
 
 def write_shard(
@@ -314,9 +350,15 @@ def write_shard(
     with tokens.ShardWriter(job.out, source.split, shard, job.num_shards) as writer:
         for index, seed in track(mine, name, unit="pieces"):
             record = source[index]
-            piece = tokenizer(record, seed, job.max_seconds)
-            with tokenizer.timed("write"):
-                writer.write(id=f"{record.id}/{seed}", **piece)
+            pieces: Iterable[tuple[str, dict[str, np.ndarray]]]
+            if job.stems:
+                stems = tokenizer.stems(record, seed, job.max_seconds)
+                pieces = ((f"{record.id}:{name}", piece) for name, piece in stems)
+            else:
+                pieces = [(record.id, tokenizer(record, seed, job.max_seconds))]
+            for name, piece in pieces:
+                with tokenizer.timed("write"):
+                    writer.write(id=f"{name}/{seed}", **piece)
 
 
 def _codebook(folder: str, encoder: str, fingerprint: str) -> Codebook:

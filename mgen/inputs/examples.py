@@ -56,8 +56,10 @@ def usable(source: Any, config: Any) -> range | list[int]:
 
 
 def cut_streams(source: tokens.TokenSource, streams: Sequence[str]) -> list[str]:
-    """Those of the streams that are cut to a crop: all but vectors of windows."""
-    return [name for name in streams if name in source.manifest["streams"]]
+    """Those of the streams that are cut to a crop: neither vectors of windows nor what has one row
+    for the whole piece."""
+    about = source.manifest["streams"]
+    return [name for name in streams if name in about and about[name]["frame_rate"]]
 
 
 def frame_rate(source: tokens.TokenSource, stream: str) -> float:
@@ -100,6 +102,8 @@ class StreamsExample:
             if name in cut:
                 first = round(start * frame_rate(source, name))
                 found[name] = piece[name][first : first + crop_frames(source, name, seconds)]
+            elif name in source.manifest["streams"]:
+                found[name] = piece[name]
             elif name == TEXT:
                 found |= self.text(piece[name])
             else:

@@ -1,5 +1,5 @@
-"""The mix of a whole piece: rendered or decoded once, at any number of sample rates, in bounded
-memory.
+"""The mix or the stems of a whole piece: rendered or decoded once, at any number of sample rates,
+in bounded memory.
 
 A piece is made in blocks of `BLOCK` seconds. Audio beyond `IN_MEMORY` bytes lies in a temporary
 file that is mapped, so that an hour of stereo costs no more memory than a minute.
@@ -30,22 +30,45 @@ def whole_mix(
       seed: of the performance of a score; `render.perform` gives the same one again.
       max_seconds: what is longer is cut.
     """
+    seconds, fields, blocks = _played(record, config, seed, max_seconds)
+    mix = _allocate(num_samples(seconds, config.sample_rate), config.channels)
+    for first, stems in blocks:
+        mix[first : first + stems.shape[1]] = stems.sum(axis=0)[: len(mix) - first]
+    return mix, fields
+
+
+def whole_stems(
+    record: Record, config: render.RenderConfig, seed: int, max_seconds: float = math.inf
+) -> tuple[np.ndarray, np.ndarray]:
+    """The stems float32 [S, T, C] of a piece, whose sum is `whole_mix`, and its attributes."""
+    seconds, fields, blocks = _played(record, config, seed, max_seconds)
+    samples = num_samples(seconds, config.sample_rate)
+    whole = _allocate(len(record.stem_mask), samples, config.channels)
+    for first, stems in blocks:
+        whole[:, first : first + stems.shape[1]] = stems[:, : samples - first]
+    return whole, fields
+
+
+def _played(
+    record: Record, config: render.RenderConfig, seed: int, max_seconds: float
+) -> tuple[float, np.ndarray, Iterator[tuple[int, np.ndarray]]]:
+    """Length in s, attributes, and blocks of stems [S, t, C] with the sample where each begins."""
+    performance, duration, tempo = None, record.duration, 1.0
     if record.is_score:
         performance = render.perform(record, seed=seed, config=config)
         duration, tempo = performance.duration, performance.tempo_scale
-    else:
-        performance, duration, tempo = None, record.duration, 1.0
     seconds = min(duration, max_seconds)
-    mix = _allocate(num_samples(seconds, config.sample_rate), config.channels)
-    for start in _starts(seconds):
-        length = min(BLOCK, seconds - start)
-        first = num_samples(start, config.sample_rate)
-        if performance is not None:
-            block = render.render_crop(performance, start=start, duration=length).mix
-        else:
-            block = _decoded(record, config, start, length)
-        mix[first : first + len(block)] = block[: len(mix) - first]
-    return mix, attributes.from_record(record, tempo)
+
+    def blocks() -> Iterator[tuple[int, np.ndarray]]:
+        for start in (BLOCK * i for i in range(max(1, math.ceil(seconds / BLOCK)))):
+            length = min(BLOCK, seconds - start)
+            if performance is not None:
+                stems = render.render_crop(performance, start=start, duration=length).stems
+            else:
+                stems = _decoded(record, config, start, length)
+            yield num_samples(start, config.sample_rate), stems
+
+    return seconds, attributes.from_record(record, tempo), blocks()
 
 
 def converted(audio: np.ndarray, sample_rate: int, target_rate: int, channels: int) -> np.ndarray:
@@ -66,28 +89,25 @@ def converted(audio: np.ndarray, sample_rate: int, target_rate: int, channels: i
     return result
 
 
-def _starts(seconds: float) -> Iterator[float]:
-    yield from (BLOCK * i for i in range(max(1, math.ceil(seconds / BLOCK))))
-
-
 def _decoded(
     record: Record, config: render.RenderConfig, start: float, length: float
 ) -> np.ndarray:
     layout = dict(sample_rate=config.sample_rate, channels=config.channels)
     samples = num_samples(length, config.sample_rate)
-    mix = np.zeros((samples, config.channels), np.float32)
-    for stem in record.audio:
+    stems = np.zeros((len(record.audio), samples, config.channels), np.float32)
+    for number, stem in enumerate(record.audio):
         # A stem may end before the others.
         if stem and num_samples(start, config.sample_rate) < math.floor(
             io.info(stem).duration * config.sample_rate
         ):
-            mix += fit_length(io.read(stem, start=start, duration=length, **layout), samples)
-    return mix
+            audio = io.read(stem, start=start, duration=length, **layout)
+            stems[number] = fit_length(audio, samples)
+    return stems
 
 
-def _allocate(samples: int, channels: int) -> np.ndarray:
-    """Zeros float32 [samples, channels], in memory or in a file without a name."""
-    if samples * channels * 4 <= IN_MEMORY:
-        return np.zeros((samples, channels), np.float32)
+def _allocate(*shape: int) -> np.ndarray:
+    """Zeros float32, in memory or in a file without a name."""
+    if math.prod(shape) * 4 <= IN_MEMORY:
+        return np.zeros(shape, np.float32)
     with tempfile.TemporaryFile() as file:
-        return np.memmap(file, np.float32, "w+", shape=(samples, channels))
+        return np.memmap(file, np.float32, "w+", shape=shape)

@@ -23,6 +23,10 @@ def test_score_in_blocks(make_score: Any, monkeypatch: Any, in_memory: int) -> N
     assert isinstance(mix, np.memmap) == (in_memory == 0)
     expected = attributes.from_record(record, performance.tempo_scale)
     np.testing.assert_array_equal(fields, expected)
+    stems, fields = mixes.whole_stems(record, config, seed=3)
+    assert stems.shape[0] == len(record.stem_mask)
+    np.testing.assert_array_equal(stems.sum(axis=0), mix)
+    np.testing.assert_array_equal(fields, expected)
     short, _ = mixes.whole_mix(record, config, seed=3, max_seconds=3.3)
     np.testing.assert_allclose(short, mix[: len(short)], atol=2e-6)
     assert len(short) == 26400
@@ -36,6 +40,8 @@ def test_recording_in_blocks(make_recording: Any, monkeypatch: Any) -> None:
     config = render.RenderConfig(sample_rate=16000, channels=1)
     mix, _ = mixes.whole_mix(record, config, seed=0)
     stems = [io.read(data, sample_rate=16000, channels=1) for data in record.audio if data]
+    apart, _ = mixes.whole_stems(record, config, seed=0)
+    np.testing.assert_array_equal(apart.sum(axis=0), mix)
     expected = sum(resample.fit_length(stem, 64000) for stem in stems)
     # A crop of a resampled file equals the slice of the whole to 1e-6 of its peak; the short stem's
     # end is cut by the filter on one side only.

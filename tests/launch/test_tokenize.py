@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import importlib.util
+import itertools
 import json
 import shutil
 import signal
@@ -138,6 +139,56 @@ def test_audio_of_a_piece_can_be_made_again_from_the_manifest(written, scores, m
             np.testing.assert_array_equal(codes, source[index]["acoustic"][: len(codes)])
             compared += 1
     assert compared == 6
+
+
+@pytest.fixture(scope="module")
+def stem_tokens(models, scores, tmp_path_factory):
+    """Tokens of the stems of three pieces or more."""
+    out = tmp_path_factory.mktemp("tokens") / "stems"
+    tokenize.tokenize(tokenize.Models(codec=models.codec), make_job(scores, out, stems=True))
+    return out
+
+
+def test_stems_stand_beside_a_mix_of_others(stem_tokens, scores, models):
+    about, source = manifest.read(stem_tokens), tokens.open_tokens(stem_tokens, "train")
+    records = {r.id: r for r in map(open_records(scores, "train").__getitem__, range(3))}
+    codec, _ = chain.load_codec(models.codec)
+    player = RenderConfig(**about["render"])
+
+    def codes(audio):
+        return codec.encode_long(tokenize.Acoustic(codec, "").blocks(audio))[0]
+
+    seen = {}
+    for index in range(len(source)):
+        piece = source[index]
+        name, _, seed = piece["id"].rpartition("/")
+        name, _, slot = name.rpartition(":")
+        if name not in records:
+            continue
+        stems, _ = mixes.whole_stems(records[name], player, int(seed), SECONDS)
+        stem = int(piece["category"].item())
+        assert records[name].stem_names[stem] == slot == about["streams"]["category"]["names"][stem]
+        np.testing.assert_array_equal(codes(stems[stem]), piece["acoustic"])
+        # Some of the others, and never the stem itself.
+        others = [s for s in np.flatnonzero(records[name].stem_mask) if s != stem]
+        subsets = (
+            list(some)
+            for size in range(1, len(others) + 1)
+            for some in itertools.combinations(others, size)
+        )
+        assert any(np.array_equal(codes(stems[s].sum(0)), piece["context"]) for s in subsets)
+        seen.setdefault(name, []).append(stem)
+    assert seen.keys() == records.keys()
+    for name, found in seen.items():
+        assert sorted(found) == np.flatnonzero(records[name].stem_mask).tolist()
+
+
+def test_stems_need_a_codec(models, scores, tmp_path):
+    job = make_job(scores, tmp_path / "stems", stems=True)
+    own = tokenize.Models(semantic=models.semantic, semantic_codebook=models.semantic_codebook)
+    with pytest.raises(UserError, match="--stems: expected --codec"):
+        tokenize.tokenize(own, job)
+    assert not (tmp_path / "stems").exists()
 
 
 def test_one_pass_equals_one_model_at_a_time(written, models, scores, tmp_path):
