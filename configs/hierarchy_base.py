@@ -58,9 +58,9 @@ def experiment(
     config = ml_collections.ConfigDict(dict(family="lm", seed=0, stage=stage))
     config.streams = ml_collections.ConfigDict({name: streams[name] for name in names})
     config.model = ml_collections.ConfigDict(model)
+    dropout = dict(condition_dropout=0.1, attribute_dropout=0.1, source_dropout=0.0)
     config.loss = ml_collections.ConfigDict(
-        dict(z_loss=0.0, label_smoothing=0.0, chunk=0, condition_dropout=0.1, attribute_dropout=0.1)
-        | (loss or {})
+        dict(z_loss=0.0, label_smoothing=0.0, chunk=0) | dropout | (loss or {})
     )
     if masking is not None:
         masking = dict(hide="level", span=1, steps=(16, 1), noise=1.0, causal_bias=0.0) | masking

@@ -21,6 +21,7 @@ _RECORDS = flags.DEFINE_integer("records", 100, "Records of each split to measur
 _SECONDS = flags.DEFINE_float("seconds", 10.0, "Length of the crops.")
 _SAMPLE_RATE = flags.DEFINE_integer("sample_rate", 22050, "Hz of the crops.")
 _EXAMPLES = flags.DEFINE_integer("examples", 3, "Pieces on the page and to listen to.")
+_SPLITS = flags.DEFINE_list("splits", [], "Splits to look at; all by default.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the renderer (scores).")
 
 
@@ -34,6 +35,7 @@ def main(argv: list[str]) -> None:
         sample_rate=_SAMPLE_RATE.value,
         examples=_EXAMPLES.value,
         seed=_SEED.value,
+        splits=tuple(_SPLITS.value),
     )
     inspect.inspect(_DATASET.value, _OUT.value, options)
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from mgen.audio import io
+from mgen.audio.resample import fit_length, num_samples
 from mgen.codec.sample import FrozenCodec
 from mgen.errors import UserError
 from mgen.inputs import attributes
@@ -23,11 +24,12 @@ from mgen.kmeans import Codebook
 from mgen.lm import stages
 from mgen.lm.filters import SamplingConfig
 from mgen.lm.stages import Directions, FrozenStage, Timeline
+from mgen.lm.streams import CATEGORY, CONTEXT
 from mgen.semantic.config import SemanticConfig
 from mgen.semantic.sample import FrozenSemantic
 from mgen.train.checkpoint import Trained, load_trained
 from mgen.typing import ndarray
-from mgen.wish import Wish, parse_story
+from mgen.wish import Wish, parse_scales, parse_story
 
 
 def load_codec(workdir: str | Path) -> tuple[FrozenCodec, Trained]:
@@ -143,7 +145,7 @@ class Chain:
             Timeline(stage, wish.duration, seeds, directions, own, given)
             for stage, own in zip(self.stages, sampling, strict=True)
         ]
-        return stages.run(timelines)
+        return stages.run(timelines, self._stems(wish, len(seeds)))
 
     def scores(self, audio: ndarray, texts: Sequence[str]) -> ndarray:
         """Cosines [B, N] between clips [B, T, C] at the codec's rate and texts (MusicLM's MuLan
@@ -178,7 +180,11 @@ class Chain:
                 for second, text in story
             ]
         told = tuple((second, np.broadcast_to(v, (batch, v.shape[-1]))) for second, v in vectors)
-        return Directions(told, fields)
+        scales = parse_scales(wish.guidance_by)
+        sources = set().union(*(stage.stage.sources for stage in self.stages))
+        if unknown := sorted(scales.keys() - sources):
+            raise UserError(f"--guidance_by: {unknown[0]}, expected some of {sorted(sources)}")
+        return Directions(told, fields, scales)
 
     def embed(self, texts: Sequence[str]) -> ndarray:
         """Joint embeddings [B, D] of texts."""
@@ -190,6 +196,39 @@ class Chain:
         if self.joint is None:
             raise UserError(f"{what} given: expected --joint, and a model trained on joint tokens")
         return self.joint
+
+    def context(self, wish: Wish) -> ndarray:
+        """The sum float32 [T, C] of the stems that play along, at the codec's rate, cut to the
+        clip's length."""
+        layout = dict(sample_rate=self.sample_rate, channels=self.codec.config.channels)
+        mix = np.zeros((num_samples(wish.duration, self.sample_rate), layout["channels"]))
+        for path in wish.context_stems:
+            if (length := io.info(path).duration) < wish.duration:
+                raise UserError(
+                    f"{path}: {length:.1f} s long, expected at least the {wish.duration:.1f} s of "
+                    "the clip"
+                )
+            mix += fit_length(io.read(path, duration=wish.duration, **layout), len(mix))
+        return mix.astype(np.float32)
+
+    def _stems(self, wish: Wish, batch: int) -> dict[str, ndarray]:
+        """The streams that say what a stem is made for; what is not given is unknown."""
+        readers = [s for s in self.stages if {CONTEXT, CATEGORY} & set(s.stage.streams)]
+        if not readers:
+            if wish.context_stems or wish.target_stem:
+                raise UserError("--context_stems, --target_stem: these models make no stems")
+            return {}
+        names, config = readers[0].categories, self.codec.config
+        category, frames = len(names), round(wish.duration * config.frame_rate)
+        if wish.target_stem:
+            if wish.target_stem not in names:
+                raise UserError(f"--target_stem={wish.target_stem}: expected one of {names}")
+            category = names.index(wish.target_stem)
+        context = np.full((1, frames, config.num_codebooks), config.codebook_size)
+        if wish.context_stems:
+            context = self.codec.encode_long(self.context(wish)[None])
+        rows = {CONTEXT: context, CATEGORY: np.full((1, 1, 1), category)}
+        return {name: np.tile(row, (batch, 1, 1)).astype(np.int32) for name, row in rows.items()}
 
     def _prompt(self, wish: Wish, batch: int) -> dict[str, ndarray]:
         """The streams of the prompt that the stages write."""

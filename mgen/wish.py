@@ -25,6 +25,10 @@ class Wish:
       story: texts by second, instead of one: "0:a slow intro; 15:louder".
       condition: classes, see `mgen.inputs.attributes.parse`.
       audio_prompt: file that it goes on from; any sample rate and channel count.
+      context_stems: files of stems that the clip is to be played with; target_stem: which one it
+        is, such as "bass".
+      guidance_by: scales of single sources in place of one of all, such as "context=3",
+        "category=1".
     """
 
     duration: float
@@ -33,6 +37,9 @@ class Wish:
     story: str = ""
     condition: str = ""
     audio_prompt: str | Path = ""
+    context_stems: Sequence[str | Path] = ()
+    target_stem: str = ""
+    guidance_by: Sequence[str] = ()
 
 
 def define_flags() -> Callable[[], Wish]:
@@ -45,6 +52,9 @@ def define_flags() -> Callable[[], Wish]:
         flags.DEFINE_string("story", "", "Prompts by second: '0:a slow intro; 15:louder'."),
         flags.DEFINE_string("condition", "", "Such as metre=3/4,mode=minor."),
         flags.DEFINE_string("audio_prompt", "", "Audio file to continue."),
+        flags.DEFINE_list("context_stems", [], "Audio files of stems that play along."),
+        flags.DEFINE_string("target_stem", "", "The stem to make for them, such as bass."),
+        flags.DEFINE_list("guidance_by", [], "Scales of single sources: context=3,category=1."),
     )
     return lambda: Wish(**{flag.name: flag.value for flag in defined})
 
@@ -61,6 +71,18 @@ def parse_story(text: str) -> list[tuple[float, str]]:
         if found[-1][0] < 0 or not found[-1][1]:
             raise UserError(f"--story: {part.strip()!r}, expected SECOND:PROMPT; SECOND:PROMPT ...")
     return sorted(found)
+
+
+def parse_scales(texts: Sequence[str]) -> dict[str, float]:
+    """Scale by source from "context=3", "category=1"; `UserError` for anything else."""
+    found = {}
+    for text in texts:
+        name, _, scale = text.partition("=")
+        try:
+            found[name.strip()] = float(scale)
+        except ValueError:
+            raise UserError(f"--guidance_by={text}: expected SOURCE=SCALE") from None
+    return found
 
 
 def define_sampling_flags() -> Callable[[int], list[SamplingConfig]]:

@@ -35,6 +35,7 @@ class Options:
       sample_rate: Hz at which crops are rendered or read.
       examples: pieces on the page and as WAV files.
       seed: of the renderer.
+      splits: names, in the order of the examples; () stands for all.
     """
 
     records: int = 100
@@ -42,6 +43,7 @@ class Options:
     sample_rate: int = 22050
     examples: int = 3
     seed: int = 0
+    splits: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("records", "seconds", "sample_rate", "examples"):
@@ -96,7 +98,7 @@ def inspect(folder: str | Path, out: str | Path, options: Options) -> None:
     levels: dict[str, list[Levels]] = {}
     examples: list[Crop] = []
     names: list[str] = []
-    for split in report["splits"]:
+    for split in options.splits or report["splits"]:
         records = open_records(folder, split)
         count = min(options.records, len(records))
         levels[split] = []

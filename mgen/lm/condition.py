@@ -86,14 +86,22 @@ def absent(config: LMConfig, condition: Condition) -> Condition:
 
 
 def drop(
-    config: LMConfig, key: Key, condition: Condition, rate: float, attribute_rate: float
+    config: LMConfig,
+    key: Key,
+    condition: Condition,
+    rate: float,
+    attribute_rate: float = 0.0,
+    source_rate: float = 0.0,
 ) -> Condition:
-    """Takes the whole condition from a share `rate` of the examples, and single attributes from
-    the others (so that a user may give some of them only); for training."""
+    """Takes the whole condition from a share `rate` of the examples, and single attributes and
+    sources (each prefix, aligned stream and sequence of vectors) from the others, so that a user
+    may give some of them only, or guide by each with its own scale; for training."""
     leaves = jax.tree.leaves(condition)
     if not leaves:
         return condition
-    rows_key, fields_key = jax.random.split(key)
+    rows_key, fields_key, sources_key = jax.random.split(key, 3)
+    if source_rate:
+        condition = _drop_sources(config, sources_key, condition, source_rate)
     keep = jax.random.bernoulli(rows_key, 1.0 - rate, (leaves[0].shape[0],))
     dropped = jax.tree.map(
         lambda x, nothing: jnp.where(keep.reshape(-1, *(1,) * (x.ndim - 1)), x, nothing),
@@ -105,6 +113,23 @@ def drop(
         attributes = jnp.where(fields, dropped.attributes, 0)
         return dataclasses.replace(dropped, attributes=attributes)
     return dropped
+
+
+def _drop_sources(config: LMConfig, key: Key, condition: Condition, rate: float) -> Condition:
+    # Vectors say nothing once their mask is gone, and attributes have a rate of their own.
+    nothing = dataclasses.replace(
+        absent(config, condition),
+        attributes=condition.attributes,
+        vectors=condition.vectors,
+        front=condition.front,
+    )
+    leaves, tree = jax.tree.flatten(condition)
+    keys = jax.random.split(key, len(leaves))
+    kept = []
+    for own, x, none in zip(keys, leaves, jax.tree.leaves(nothing)):
+        keep = jax.random.bernoulli(own, 1.0 - rate, (x.shape[0], *(1,) * (x.ndim - 1)))
+        kept.append(jnp.where(keep, x, none))
+    return jax.tree.unflatten(tree, kept)
 
 
 def _unknown(codes: Array, sizes: Sizes) -> Array:

@@ -7,7 +7,8 @@ for the first seconds first (`Timeline.extend`) gets what he would have got at t
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -15,11 +16,13 @@ import numpy as np
 
 from mgen.errors import UserError
 from mgen.kmeans import Codebook
+from mgen.lm import condition as conditions
 from mgen.lm.condition import Condition
+from mgen.lm.config import LMConfig
 from mgen.lm.filters import SamplingConfig
 from mgen.lm.masked import FrozenMasked, MaskingConfig
-from mgen.lm.sample import FrozenLM
-from mgen.lm.streams import JOINT, Stage, model_config
+from mgen.lm.sample import FrozenLM, Variant
+from mgen.lm.streams import JOINT, Part, Stage, model_config
 from mgen.typing import Params, ndarray
 
 STRIDE = 0.5  # of a window
@@ -32,12 +35,14 @@ class FrozenStage:
     Attributes:
       seconds: length of a window.
       codebook: vectors [K, V, D] of the joint tokens that it was trained with, None without them.
+      categories: names of the values of the stream "category".
     """
 
     stage: Stage
     lm: FrozenLM | FrozenMasked
     seconds: float
     codebook: ndarray | None = None
+    categories: tuple[str, ...] = ()
 
     @classmethod
     def from_trained(cls, config: Any, params: Params, variables: Params) -> "FrozenStage":
@@ -51,7 +56,8 @@ class FrozenStage:
             lm = FrozenLM.from_trained(shape, params)
         codebook = variables["joint"]["codebook"] if "joint" in variables else None
         codebook = None if codebook is None else np.asarray(codebook)
-        return cls(Stage.from_config(config), lm, config.data.seconds, codebook)
+        categories = tuple(config.streams.get("category", {}).get("names", ()))
+        return cls(Stage.from_config(config), lm, config.data.seconds, codebook, categories)
 
     def joint_tokens(self, embedding: ndarray) -> ndarray:
         """Tokens int32 [N, 1, K] of embeddings [N, D]."""
@@ -68,10 +74,13 @@ class Directions:
       embeddings: (second, vectors [B, D]) of the joint embedding, in order: what to follow from
         that second on (MusicLM's story mode has several); () for nothing.
       attributes: int32 [B, A], None for nothing.
+      scales: guidance by single sources of a stage, stream -> scale; the other sources are given
+        throughout. Empty: guidance by all of them together.
     """
 
     embeddings: tuple[tuple[float, ndarray], ...] = ()
     attributes: ndarray | None = None
+    scales: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def embedding(self, second: float) -> ndarray | None:
         """What holds at a second."""
@@ -131,11 +140,13 @@ class Timeline:
         """Makes one window; `streams` holds what the stage reads, at least up to `next_end`."""
         begin, end = self._span()
         prompt = self.grid[:, begin:]
+        condition = self._condition(streams, begin, end)
         codes = self.frozen.lm.generate(
             frames=end - begin,
             seeds=self._seeds(begin),
             prompt=prompt if prompt.shape[1] else None,
-            condition=self._condition(streams, begin, end),
+            condition=condition,
+            variants=self._variants(condition),
             sampling=self.sampling,
         )
         made = np.asarray(codes)[:, prompt.shape[1] :]
@@ -180,6 +191,16 @@ class Timeline:
             aligned=stage.aligned_codes(codes, end - begin),
         )
 
+    def _variants(self, condition: Condition) -> list[Variant] | None:
+        """Guidance by several sources, logits = u + sum of s_i (c_i - u) with u from none of them
+        and c_i from one (Parker et al. 2024, "StemGen", section 3.3); None without scales."""
+        scales = {k: v for k, v in self.directions.scales.items() if k in self.stage.sources}
+        if not scales:
+            return None
+        silent = functools.partial(silenced, self.stage, self.frozen.lm.config, condition)
+        alone = [(s, silent(scales.keys() - {name})) for name, s in scales.items()]
+        return [(1.0 - sum(scales.values()), silent(scales.keys())), *alone]
+
     def _joint(self, embedding: ndarray | None) -> ndarray:
         """Tokens of the embedding; all unknown without one."""
         if embedding is not None:
@@ -187,6 +208,23 @@ class Timeline:
         assert self.frozen.codebook is not None
         levels, size, _ = self.frozen.codebook.shape
         return np.full((len(self.seeds), 1, levels), size, np.int32)
+
+
+def silenced(
+    stage: Stage, config: LMConfig, condition: Condition, names: Collection[str]
+) -> Condition:
+    """The condition without the streams of these names."""
+    nothing = conditions.absent(config, condition)
+
+    def pick(parts: Sequence[Part], own: tuple, none: tuple) -> tuple:
+        return tuple(n if p.stream in names else c for p, c, n in zip(parts, own, none))
+
+    return dataclasses.replace(
+        nothing if stage.vectors in names else condition,
+        attributes=condition.attributes,
+        prefix=pick(stage.prefix, condition.prefix, nothing.prefix),
+        aligned=pick(stage.aligned, condition.aligned, nothing.aligned),
+    )
 
 
 def run(

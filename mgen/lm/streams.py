@@ -21,8 +21,9 @@ from mgen.typing import Array, Int
 
 Codes = Mapping[str, Any]  # stream -> int32 [B, F, K]
 # Streams with a meaning of their own: tokens of the mean embedding of a crop, which data holds as
-# vectors, and vectors of a text encoder.
+# vectors, vectors of a text encoder, and what a stem is made to fit: a mix of others, and its slot.
 JOINT, JOINT_VECTORS, TEXT = "joint", "joint_embedding", "text"
+CONTEXT, CATEGORY = "context", "category"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Part:
 
     Attributes:
       size: of a codebook.
-      rate: rows a second; 0 for a stream with one row for a whole crop ("joint").
+      rate: rows a second; 0 for a stream with one row for a whole piece ("category").
     """
 
     stream: str
@@ -121,6 +122,12 @@ class Stage:
     def fold(self, part: Part) -> int:
         """Rows of the part in a frame of the target."""
         return round(part.rate / self.frame_rate)
+
+    @property
+    def sources(self) -> set[str]:
+        """Names of the streams that it is conditioned on."""
+        names = {part.stream for part in (*self.prefix, *self.aligned)}
+        return names | {self.vectors} - {""}
 
     @property
     def streams(self) -> tuple[str, ...]:

@@ -41,8 +41,9 @@ class Task(task.Task):
         tokens of the mean of "joint_embedding" over a crop, as MusicLM does).
       model: fields of `LMConfig` other than sizes, prefix and aligned.
       loss: z_loss, label_smoothing and chunk (see `mgen.lm.loss`), condition_dropout (share of
-        examples that train without their condition, for guidance) and attribute_dropout (share of
-        single fields set to unknown, so that a user may give some of them only).
+        examples that train without their condition, for guidance), attribute_dropout and
+        source_dropout (share of single fields, and of single prefixes, aligned streams and vectors
+        that are unknown, so that a user may give some of them only).
       masking (objective "masked"): see `mgen.lm.masked.MaskingConfig`.
       data.seconds: length of an example.
     """
@@ -152,7 +153,11 @@ class Task(task.Task):
             hidden, scored = masked.training_masks(self.masking, mask_key, codes)
             read = jnp.where(hidden, jnp.asarray(config.sizes)[None, None], codes)
         if train:
-            rates = settings.condition_dropout, settings.attribute_dropout
+            rates = (
+                settings.condition_dropout,
+                settings.attribute_dropout,
+                settings.source_dropout,
+            )
             condition = conditions.drop(config, condition_key, condition, *rates)
         bound = self.model.bind({"params": params}, rngs={"dropout": dropout_key})
 

@@ -126,6 +126,17 @@ def test_condition_dropout_rates(small):
         assert np.all(codes[gone] == size) and np.all(codes[~gone] == 1)
     same = drop(config, jax.random.key(0), condition, 0.0, 0.0)
     jax.tree.map(np.testing.assert_array_equal, same, condition)
+    # Single sources go independently of one another.
+    apart = drop(config, jax.random.key(1), condition, 0.0, source_rate=0.25)
+    np.testing.assert_array_equal(apart.attributes, condition.attributes)
+    whole = [~np.asarray(apart.mask).any(1)]
+    for codes, size in zip(apart.prefix, (7, 5)):
+        whole.append(np.all(np.asarray(codes) == size, axis=(1, 2)))
+        assert np.all(codes[~whole[-1]] == 1)
+    share = np.sqrt(0.1875 / n)
+    for k, one in enumerate(whole):
+        assert abs(one.mean() - 0.25) < 4 * share
+        assert abs((one & whole[k - 1]).mean() - 0.0625) < 4 * share
 
 
 @pytest.mark.parametrize(

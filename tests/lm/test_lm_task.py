@@ -130,6 +130,7 @@ def test_manifest_names_the_streams():
         ("musiclm_430m", "fine", 423_687_680, 150),
         ("magenta_rt_base", "", 200_398_848, 300),
         ("soundstorm_350m", "", 316_015_616, 1500),
+        ("stemgen_250m", "", 250_664_960, 1000),
     ],
 )
 def test_full_size_configs(name, arg, parameters, frames):

@@ -16,8 +16,9 @@ SEEDS = np.asarray([1, 2])
 SAMPLING = SamplingConfig(top_k=0, guidance=2.0)
 
 
-def frozen(name):
-    config = importlib.import_module("configs.hierarchy.tiny_musiclm").get_config(f"{name},smoke")
+def frozen(name, of="tiny_musiclm"):
+    module = importlib.import_module(f"configs.hierarchy.{of}")
+    config = module.get_config(",".join(filter(None, (name, "smoke"))))
     task = Task(config)
     state = jax.jit(task.init)(jax.random.key(1))
     variables = state.variables
@@ -100,3 +101,44 @@ def test_a_prompt_of_the_whole_length_is_refused(chain):
     prompt = {"semantic": np.zeros((2, 25, 1), np.int32)}
     with pytest.raises(UserError, match=r"the prompt is 1.0 s long, expected less than 1.0 s"):
         Timeline(chain[0], 1.0, SEEDS, directions(), SAMPLING, prompt)
+
+
+@pytest.fixture(scope="module")
+def stemgen():
+    return frozen("", "tiny_stemgen")
+
+
+def stem(stemgen, scales, sampling, **changes):
+    """1.3 s of a stem (a window is 1 s) for a random mix."""
+    mix = np.random.default_rng(0).integers(512, size=(2, 65, 4))
+    given = {"context": mix, "category": np.full((2, 1, 1), 2)} | changes
+    timeline = Timeline(stemgen, 1.3, SEEDS, Directions(scales=scales), sampling)
+    *_, last = stages.run([timeline], given)
+    return last["acoustic"]
+
+
+def test_a_stem_is_made_for_its_context_and_slot(stemgen):
+    assert stemgen.categories == ("bass", "drums", "guitar", "piano")
+    plain = SamplingConfig(top_k=0, guidance=1.0)
+    made = stem(stemgen, {}, plain)
+    assert made.shape == (2, 65, 4) and made.max() < 512
+    assert np.any(made != stem(stemgen, {}, plain, category=np.full((2, 1, 1), 0)))
+    other = np.random.default_rng(1).integers(512, size=(2, 65, 4))
+    assert np.any(made != stem(stemgen, {}, plain, context=other))
+
+
+def test_guidance_by_sources_contrasts_each_with_none_of_them(stemgen):
+    plain = SamplingConfig(top_k=0, guidance=1.0)
+    # u + 1 (c - u) is c, whatever u is; the source that is not named is always given.
+    np.testing.assert_array_equal(stem(stemgen, {"context": 1.0}, plain), stem(stemgen, {}, plain))
+    timeline = Timeline(
+        stemgen, 1.0, SEEDS, Directions(scales={"context": 3.0, "category": 2.0}), plain
+    )
+    given = {"context": np.zeros((2, 50, 4), int), "category": np.zeros((2, 1, 1), int)}
+    condition = timeline._condition(given, 0, 50)
+    variants = timeline._variants(condition)
+    assert [weight for weight, _ in variants] == [-4.0, 3.0, 2.0]
+    known = [(bool((c.aligned[0] < 512).all()), bool((c.prefix[0] < 4).all())) for _, c in variants]
+    assert known == [(False, False), (True, False), (False, True)]
+    both = stem(stemgen, {"context": 3.0, "category": 2.0}, plain)
+    assert np.any(both != stem(stemgen, {}, plain))
