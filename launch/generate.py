@@ -36,11 +36,14 @@ def main(argv: list[str]) -> None:
     sampling = _SAMPLING(len(_LM.value))
     model = chain.load(_LM.value, _CODEC.value, _JOINT.value, _SEMANTIC.value, _BOOK.value)
     seeds = list(range(_SEED.value, _SEED.value + _N.value))
+    asked = _WISH()
     with clips.stopwatch() as watch:
-        made = model.best(_WISH(), seeds, sampling, _BEST.value)
+        made = model.best(asked, seeds, sampling, _BEST.value)
     seconds = made[2].shape[0] * made[2].shape[1] / model.sample_rate
     about = cli.flag_values(main) | {"models": model.about, "speed": watch.speed(seconds)}
-    print(*clips.write_batch(_OUT.value, made, model.sample_rate, about, _LOUDNESS.value), sep="\n")
+    context = model.context(asked) if asked.context_stems else None
+    paths = clips.write_batch(_OUT.value, made, model.sample_rate, about, _LOUDNESS.value, context)
+    print(*paths, sep="\n")
     print(watch.describe(seconds))
 
 

@@ -14,6 +14,7 @@ import safetensors.numpy
 from mgen import plot
 from mgen.audio import io
 from mgen.audio.loudness import normalise
+from mgen.audio.resample import fit_length
 from mgen.errors import UserError
 from mgen.typing import ndarray
 
@@ -60,14 +61,19 @@ def write_batch(
     sample_rate: int,
     about: dict[str, Any],
     loudness: float | None,
+    context: ndarray | None = None,
 ) -> list[Path]:
     """`write` for clips "seed<s>": seeds [B], codes [B, F, K] and audio [B, T, C]. What is said
-    of each makes that one again."""
-    return [
-        write(folder, f"seed{seed}", audio, sample_rate, codes, about | own, loudness)
-        for seed, codes, audio in zip(*made)
-        for own in ({"seed": int(seed), "n": 1, "best_of": 1},)
-    ]
+    of each makes that one again. Beside stems made for a context [T, C] lies their mix with it,
+    "seed<s>_mix"."""
+    paths = []
+    for seed, codes, audio in zip(*made):
+        own = about | {"seed": int(seed), "n": 1, "best_of": 1}
+        paths.append(write(folder, f"seed{seed}", audio, sample_rate, codes, own, loudness))
+        if context is not None:
+            mix = fit_length(audio, len(context)) + context
+            paths.append(write(folder, f"seed{seed}_mix", mix, sample_rate, loudness=loudness))
+    return paths
 
 
 def make_folder(folder: str | Path) -> Path:

@@ -5,6 +5,7 @@ Every stage goes on where it was interrupted, so a recipe does too.
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 Command = list[str]
 DATASET = "corpus_scores/band"
@@ -51,14 +52,29 @@ def tokens(work: Path, smoke: bool) -> Iterator[Command]:
     yield ["probe", given, *encoders, f"--out={work.parent / 'tokens'}", *few]
 
 
-# Name of a workdir -> (config, its argument, streams that it reads beside the codec's) of the chain
-# that `hierarchy` makes.
+class Model(NamedTuple):
+    """A language model of the chain that `hierarchy` makes: its config and the argument, streams
+    that it reads beside the codec's, and the folder of its tokens."""
+
+    config: str
+    arg: str = ""
+    streams: tuple[str, ...] = ()
+    tokens: str = "all_tokens"
+
+
+# By name of the workdir.
 STAGES = {
-    "semantic_lm": ("tiny_musiclm", "semantic", ("semantic", "joint")),
-    "coarse_lm": ("tiny_musiclm", "coarse", ("semantic", "joint")),
-    "fine_lm": ("tiny_musiclm", "fine", ()),
-    "soundstorm": ("tiny_soundstorm", "", ("semantic",)),
-    "depth_lm": ("tiny_magenta_rt", "", ("joint",)),
+    "semantic_lm": Model("tiny_musiclm", "semantic", ("semantic", "joint")),
+    "coarse_lm": Model("tiny_musiclm", "coarse", ("semantic", "joint")),
+    "fine_lm": Model("tiny_musiclm", "fine"),
+    "soundstorm": Model("tiny_soundstorm", "", ("semantic",)),
+    "depth_lm": Model("tiny_magenta_rt", "", ("joint",)),
+    "stemgen": Model("tiny_stemgen", tokens="stem_tokens"),
+}
+CHAINS = {
+    "musiclm": ("semantic_lm", "coarse_lm", "fine_lm"),
+    "soundstorm": ("semantic_lm", "soundstorm"),
+    "depth": ("depth_lm",),
 }
 PROMPT = "a fast tune in a major key"
 # Sizes of the smoke models of `tokens`.
@@ -66,38 +82,66 @@ SMOKE = {"semantic": ("codebook_size",), "joint": ("codebook_size", "embed_dim")
 
 
 def hierarchy(work: Path, smoke: bool) -> Iterator[Command]:
-    """On what `tokens` left in `work`: MusicLM's stages, SoundStorm in place of two of them and a
-    depth decoder, each scored on held-out pieces, and clips (work/../hierarchy)."""
-    out, data = work.parent / "hierarchy", work / DATASET
-    for name, (config, arg, streams) in STAGES.items():
-        variant = ",".join(filter(None, (arg, "smoke" if smoke else "")))
-        command = ["train", f"--config=hierarchy/{config}:{variant}", f"--workdir={work / name}"]
-        command.append(f"--config.data.dataset={work / 'all_tokens'}")
-        if "joint" in streams:
-            command.append(f"--config.stage.joint_codebook={work / 'joint_codebook'}")
-        if smoke:
-            command += [f"--config.streams.{s}.{field}=8" for s in streams for field in SMOKE[s]]
-        yield command
+    """On what `tokens` left in `work`: MusicLM's stages, SoundStorm for two of them, a depth
+    decoder and StemGen, each scored on held-out pieces, and clips (work/../hierarchy)."""
+    out, given, codec = work.parent / "hierarchy", _data(work), work / "codec"
+    stems = ["--stems", f"--out={work / 'stem_tokens'}", "--max_seconds=15"]
+    yield ["tokenize", given, f"--codec={codec}", *stems]
+    for name, model in STAGES.items():
+        yield _train(work, name, model, smoke)
         yield ["evaluate", f"--workdir={work / name}", f"--out={out / name}"]
-    models = [f"--codec={work / 'codec'}", f"--joint={work / 'joint'}"]
-    prompts = [f"--{name}={work / name}" for name in ("semantic", "semantic_codebook")]
-    seconds = "--duration=2" if smoke else "--duration=10"
-    chains = {
-        "musiclm": ("semantic_lm", "coarse_lm", "fine_lm"),
-        "soundstorm": ("semantic_lm", "soundstorm"),
-        "depth": ("depth_lm",),
-    }
-    lms = {name: f"--lm={','.join(str(work / s) for s in own)}" for name, own in chains.items()}
-    story = f"0:{PROMPT}; {1 if smoke else 5}:a slow tune in a minor key"
-    for name, lm in lms.items():
-        sample = ["generate", lm, *models, seconds]
-        yield [*sample, f"--prompt={PROMPT}", f"--out={out / name}"]
-    sample = ["generate", lms["musiclm"], *models, seconds]
-    yield [*sample, f"--story={story}", f"--out={out / 'story'}"]
-    clip, given = out / "codec" / "target_0.wav", f"--dataset={data}"
-    codec = f"--workdir={work / 'codec'}"
-    yield ["evaluate", codec, given, f"--out={clip.parent}", "--batches=1"]
-    yield [*sample, *prompts, f"--audio_prompt={clip}", f"--out={out / 'continued'}"]
+    yield from _clips(work, out, 2 if smoke else 10)
+    yield from _missing_stem(work, out, 2 if smoke else 10)
     few = ["--n=4", "--batch=4", "--seconds=1"] if smoke else []
+    models = [f"--codec={codec}", f"--joint={work / 'joint'}"]
     for name in ("musiclm", "soundstorm"):
-        yield ["score", lms[name], *models, given, *few, f"--out={out / name / 'score'}"]
+        score = f"--out={out / name / 'score'}"
+        yield ["score", _lm(work, *CHAINS[name]), *models, given, *few, score]
+
+
+def _train(work: Path, name: str, model: Model, smoke: bool) -> Command:
+    variant = ",".join(filter(None, (model.arg, "smoke" if smoke else "")))
+    config = f"--config=hierarchy/{model.config}:{variant}"
+    command = ["train", config, f"--workdir={work / name}"]
+    command.append(f"--config.data.dataset={work / model.tokens}")
+    if "joint" in model.streams:
+        command.append(f"--config.stage.joint_codebook={work / 'joint_codebook'}")
+    if smoke:
+        sizes = [f"{stream}.{field}" for stream in model.streams for field in SMOKE[stream]]
+        command += [f"--config.streams.{size}=8" for size in sizes]
+    return command
+
+
+def _clips(work: Path, out: Path, seconds: int) -> Iterator[Command]:
+    """From text by each chain, from a story, and from the start of a held-out piece."""
+    models = [f"--{name}={work / name}" for name in ("codec", "joint")]
+    common = [*models, f"--duration={seconds}"]
+    for name, stages in CHAINS.items():
+        prompt = [f"--prompt={PROMPT}", f"--out={out / name}"]
+        yield ["generate", _lm(work, *stages), *common, *prompt]
+    sample = ["generate", _lm(work, *CHAINS["musiclm"]), *common]
+    story = f"0:{PROMPT}; {seconds // 2}:a slow tune in a minor key"
+    yield [*sample, f"--story={story}", f"--out={out / 'story'}"]
+    clip, trained = out / "codec" / "target_0.wav", f"--workdir={work / 'codec'}"
+    yield ["evaluate", trained, _data(work), f"--out={clip.parent}", "--batches=1"]
+    encoder = [f"--{name}={work / name}" for name in ("semantic", "semantic_codebook")]
+    yield [*sample, *encoder, f"--audio_prompt={clip}", f"--out={out / 'continued'}"]
+
+
+def _missing_stem(work: Path, out: Path, seconds: int) -> Iterator[Command]:
+    """The bass of a held-out piece, made for its other stems."""
+    length = [f"--seconds={seconds}", "--sample_rate=16000"]
+    one = ["--splits=test", "--records=1", "--examples=1", *length]
+    yield ["inspect_data", _data(work), f"--out={out / 'stems'}", *one]
+    others = ",".join(str(out / "stems" / f"0_{name}.wav") for name in ("drums", "guitar", "piano"))
+    ask = [f"--context_stems={others}", "--target_stem=bass", "--guidance_by=context=3,category=3"]
+    models = [_lm(work, "stemgen"), f"--codec={work / 'codec'}"]
+    yield ["generate", *models, *ask, f"--duration={seconds}", f"--out={out / 'stemgen'}"]
+
+
+def _lm(work: Path, *names: str) -> str:
+    return f"--lm={','.join(str(work / name) for name in names)}"
+
+
+def _data(work: Path) -> str:
+    return f"--dataset={work / DATASET}"
