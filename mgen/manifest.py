@@ -53,7 +53,8 @@ def require(manifest: dict[str, Any], where: str | Path, **expected: Any) -> Non
     compared, and reported as "streams.acoustic.codebooks".
     """
     found = flatten(manifest)
-    for field, value in flatten(expected).items():
+    # As JSON has it, where a tuple is a list.
+    for field, value in flatten(json.loads(json.dumps(expected))).items():
         if found.get(field) != value:
             raise UserError(f"{where}: {field} is {found.get(field)!r}, expected {value!r}")
 
@@ -77,6 +78,6 @@ def claim(folder: str | Path, about: dict[str, Any]) -> None:
         write(folder, about)
         return
     found = read(folder)
-    require(found, path, **json.loads(json.dumps(about)))
+    require(found, path, **about)
     for field in flatten(found).keys() - flatten(about).keys():
         raise UserError(f"{path}: has {field}, expected none; made by another command")

@@ -168,8 +168,8 @@ def split_table(report: dict[str, Any], levels: dict[str, list[Levels]]) -> Any:
 
     columns = ("split", "pieces", "hours", "stems", "notes/min", "loudness LUFS", "silence")
     table = Table(*columns, title=report["dataset"])
-    for split, counts in report["splits"].items():
-        found = levels[split]
+    for split, found in levels.items():
+        counts = report["splits"][split]
         minutes = sum(x.seconds for x in found) / 60
         table.add_row(
             split,

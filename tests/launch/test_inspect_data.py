@@ -2,6 +2,7 @@
 errors.
 """
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -41,6 +42,16 @@ def dataset(tmp_path_factory) -> Path:
     return FolderStems.prepare(
         source=root / "songs", data_dir=root / "out", workers=1, licence="CC0-1.0"
     )
+
+
+def test_one_split_alone(dataset, tmp_path, capsys):
+    options = inspect.Options(sample_rate=RATE, examples=1, records=1, splits=("test",))
+    inspect.inspect(dataset, tmp_path, options)
+    printed = capsys.readouterr().out
+    assert "│ test" in printed and "│ train" not in printed and "│ validation" not in printed
+    unknown = dataclasses.replace(options, splits=("tets",))
+    with pytest.raises(UserError, match="tets"):
+        inspect.inspect(dataset, tmp_path, unknown)
 
 
 def test_tables_and_files(dataset, tmp_path, capsys):
