@@ -3,7 +3,6 @@
 mgen tokenize --codec=out/codec --dataset=out/data --out=out/tokens
 mgen tokenize --codec=out/codec --semantic=out/semantic --semantic_codebook=out/semantic_codebook \\
   --joint=out/joint --joint_codebook=out/joint_codebook --dataset=out/data --out=out/tokens
-mgen tokenize --codec=out/codec --dataset=out/data --out=out/tokens --shard_index=3 --shard_count=8
 mgen tokenize ... --num_shards=1024 --runner=DataflowRunner --beam_options="--project=p --region=r"
 """
 
@@ -26,6 +25,7 @@ _MODELS = [
     flags.DEFINE_string("joint_codebook", "", "Its codebook, from fit_codebook."),
     flags.DEFINE_string("melody", "", "Workdir of a melody embedding: its tokens and vectors."),
     flags.DEFINE_string("melody_codebook", "", "Its codebook, fitted with --stride_seconds=3."),
+    flags.DEFINE_string("text_encoder", "", "Folder of a T5 release: vectors of descriptions."),
 ]
 _SPLITS = flags.DEFINE_list("splits", "train,validation,test", "Splits to tokenize.")
 _OPTIONS = [

@@ -19,13 +19,14 @@ import numpy as np
 from mgen import chain, manifest, progress
 from mgen.codec.sample import FrozenCodec
 from mgen.errors import UserError
-from mgen.inputs import attributes, mixes, tokens
+from mgen.inputs import attributes, captions, mixes, tokens
 from mgen.inputs.record import Record
 from mgen.inputs.records import RecordSource, describe, open_records
 from mgen.inputs.render import RenderConfig
 from mgen.joint.sample import STRIDE_SECONDS, FrozenJoint
 from mgen.kmeans import Codebook
 from mgen.semantic.sample import FrozenSemantic
+from mgen.text_encoder import TextEncoder
 
 BLOCK_SECONDS = 30.0  # of audio that a codec is given at once
 WINDOWED = ("joint", "melody")  # embeddings of windows
@@ -42,6 +43,7 @@ class Models:
     joint_codebook: str = ""
     melody: str = ""
     melody_codebook: str = ""
+    text_encoder: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -173,22 +175,34 @@ class Tokenizer:
       audio_seconds: of music that was tokenized.
     """
 
-    def __init__(self, stages: Sequence[Stage], render: dict[str, Any]):
+    def __init__(
+        self,
+        stages: Sequence[Stage],
+        render: dict[str, Any],
+        text_encoder: TextEncoder | None = None,
+    ):
         if not stages:
             raise UserError("no model given, expected --codec, --semantic, --joint or --melody")
         self.stages = list(stages)
+        self.text_encoder = text_encoder
         self.player = RenderConfig(
             sample_rate=max(stage.sample_rate for stage in stages),
             channels=max(stage.channels for stage in stages),
             **render,
         )
-        self.seconds = dict.fromkeys(["audio", *(stage.name for stage in stages), "write"], 0.0)
+        parts = ["audio", *(["text"] * (text_encoder is not None)), *(s.name for s in stages)]
+        self.seconds = dict.fromkeys([*parts, "write"], 0.0)
         self.audio_seconds = 0.0
 
     def about(self, stem_names: Sequence[str] = ()) -> dict[str, Any]:
         """Fields of the token dataset's manifest; `stem_names` are the slots where stems are
         tokenized."""
         streams = {stage.name: stage.about for stage in self.stages}
+        parents = {name: v for stage in self.stages for name, v in stage.parents.items()}
+        if self.text_encoder is not None:
+            # One row a token of the description, not of the time.
+            streams["text"] = dict(frame_rate=0.0, width=self.text_encoder.width)
+            parents["text_encoder"] = self.text_encoder.fingerprint
         if stem_names:
             if Acoustic.name not in streams:
                 raise UserError("--stems: expected --codec with it")
@@ -197,7 +211,7 @@ class Tokenizer:
         return {
             "kind": tokens.KIND,
             # Before what follows from them: the first difference is the one that is reported.
-            "parents": {name: v for stage in self.stages for name, v in stage.parents.items()},
+            "parents": parents,
             "streams": streams,
             "render": dataclasses.asdict(self.player),
             "attributes": {name: list(values) for name, values in attributes.NAMES.items()},
@@ -207,7 +221,16 @@ class Tokenizer:
         """`attributes` and the streams of a piece."""
         with self.timed("audio"):
             mix, fields = mixes.whole_mix(record, self.player, seed, max_seconds)
-        return {"attributes": fields, **self.streams(mix, self.stages)}
+        return {"attributes": fields, **self.text(record, seed), **self.streams(mix, self.stages)}
+
+    def text(self, record: Record, seed: int) -> dict[str, np.ndarray]:
+        """Vectors "text" [L, W] of the tokens of the performance's description."""
+        if self.text_encoder is None:
+            return {}
+        with self.timed("text"):
+            caption = captions.of_performance(record, seed, self.player)
+            vectors, mask = self.text_encoder([caption])
+        return {"text": vectors[0][mask[0]]}
 
     def streams(self, audio: np.ndarray, stages: Sequence[Stage]) -> dict[str, np.ndarray]:
         """The streams of audio [T, C] as the player makes it."""
@@ -230,6 +253,7 @@ class Tokenizer:
         """Names and pieces of the stems that play, see `Job`; none of a piece with one stem."""
         with self.timed("audio"):
             stems, fields = mixes.whole_stems(record, self.player, seed, max_seconds)
+        text = self.text(record, seed)
         rng = np.random.default_rng([seed, zlib.crc32(record.id.encode())])
         playing = np.flatnonzero(record.stem_mask)
         codec = [stage for stage in self.stages if stage.name == Acoustic.name]
@@ -237,7 +261,7 @@ class Tokenizer:
             others = playing[playing != stem]
             chosen = rng.choice(others, rng.integers(1, len(others) + 1), replace=False)
             context = self.streams(stems[chosen].sum(axis=0), codec)[Acoustic.name]
-            piece = {"attributes": fields, **self.streams(stems[stem], self.stages)}
+            piece = {"attributes": fields, **text, **self.streams(stems[stem], self.stages)}
             piece |= {"context": context, "category": np.full((1, 1), stem, np.int32)}
             yield record.stem_names[stem], piece
 
@@ -297,7 +321,8 @@ def load(models: Models) -> Tokenizer:
             book = _codebook(folder, workdir, trained.fingerprint)
             stages.append(Joint(joint, book, trained.fingerprint, name))
             configs.append(trained.config)
-    return Tokenizer(stages, configs[0].data.render.to_dict() if configs else {})
+    text = TextEncoder(models.text_encoder) if models.text_encoder else None
+    return Tokenizer(stages, configs[0].data.render.to_dict() if configs else {}, text)
 
 
 def tokenize(models: Models, job: Job) -> Tokenizer:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mgen.inputs import render
 from mgen.inputs.record import DRUM_KIT, ONSET, STEM, Record
 
 DROPOUT = 0.4  # probability that a caption leaves out a fact
@@ -222,6 +223,16 @@ def captions(record: Record, seed: int, count: int, dropout: float = DROPOUT) ->
         template = draw.choice((_sentence, _sentence, _tags, _performance))
         written.append(template(kept, draw) if kept else "A piece of music.")
     return written
+
+
+def of_performance(record: Record, seed: int, player: render.RenderConfig) -> str:
+    """One of the record's own captions, or what is written of a score as `player` plays it with
+    this seed."""
+    if record.captions:
+        return record.captions[seed % len(record.captions)]
+    if record.is_score:
+        record = render.performed(record, render.perform(record, seed=seed, config=player))
+    return captions(record, seed, 1)[0]
 
 
 def edit_instruction(record: Record, stem: int, seed: int, program: int | None = None) -> str:

@@ -102,10 +102,10 @@ class StreamsExample:
             if name in cut:
                 first = round(start * frame_rate(source, name))
                 found[name] = piece[name][first : first + crop_frames(source, name, seconds)]
-            elif name in source.manifest["streams"]:
-                found[name] = piece[name]
             elif name == TEXT:
                 found |= self.text(piece[name])
+            elif name in source.manifest["streams"]:
+                found[name] = piece[name]
             else:
                 found[name] = self.mean(source, name, piece[name], start)
         return found

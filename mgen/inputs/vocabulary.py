@@ -62,11 +62,14 @@ class Vocabulary:
         """SHA-256 of the file, hex."""
         return hashlib.sha256(self.path.read_bytes()).hexdigest()
 
-    def encode(self, texts: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]:
+    def encode(
+        self, texts: Sequence[str], length: int, lower: bool = True
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Ids int32 [B, length] and where they are, bool [B, length].
 
-        A text is lower-cased and stands between the vocabulary's begin and end ids, where it has
-        them; what does not fit into `length` is cut, the end id stays.
+        A text stands between the vocabulary's begin and end ids, where it has them; what does not
+        fit into `length` is cut, the end id stays. `lower`: as lower case, which vocabularies
+        trained here have only.
         """
         model = self.processor
         begin, end, pad = model.bos_id(), model.eos_id(), max(model.pad_id(), 0)
@@ -74,7 +77,8 @@ class Vocabulary:
         mask = np.zeros(ids.shape, bool)
         for row, text in enumerate(texts):
             first, last = [begin] * (begin >= 0), [end] * (end >= 0)
-            inner = model.encode(text.lower())[: length - len(first) - len(last)]
+            pieces = model.encode(text.lower() if lower else text)
+            inner = pieces[: length - len(first) - len(last)]
             pieces = [*first, *inner, *last]
             ids[row, : len(pieces)] = pieces
             mask[row, : len(pieces)] = True
@@ -127,9 +131,4 @@ def caption_stream(source: RecordSource, count: int, seed: int = 0) -> Iterator[
     player = render.RenderConfig(instruments="free")
     for number in range(count):
         record, variant = source[number % len(source)], seed + number // len(source)
-        if record.captions:
-            yield record.captions[variant % len(record.captions)]
-            continue
-        if record.is_score:
-            record = render.performed(record, render.perform(record, seed=variant, config=player))
-        yield captions.captions(record, variant, 1)[0]
+        yield captions.of_performance(record, variant, player)

@@ -18,7 +18,7 @@ import pytest
 
 from mgen import chain, features, manifest, tokenize, tokenize_beam
 from mgen.errors import UserError
-from mgen.inputs import mixes, tokens
+from mgen.inputs import mixes, pipeline, tokens
 from mgen.inputs.records import open_records
 from mgen.inputs.render import RenderConfig
 from mgen.kmeans import Codebook, KMeansConfig
@@ -189,6 +189,44 @@ def test_stems_need_a_codec(models, scores, tmp_path):
     with pytest.raises(UserError, match="--stems: expected --codec"):
         tokenize.tokenize(own, job)
     assert not (tmp_path / "stems").exists()
+
+
+class Words:
+    """Stands for a T5 release: a vector (word number, length) for each word."""
+
+    width, fingerprint = 2, "words"
+
+    def __init__(self):
+        self.heard = []
+
+    def __call__(self, texts):
+        (text,) = texts
+        self.heard.append(text)
+        rows = [(i, len(word)) for i, word in enumerate(text.split())]
+        vectors, mask = np.zeros((1, 64, 2), np.float32), np.zeros((1, 64), bool)
+        vectors[0, : len(rows)], mask[0, : len(rows)] = rows, True
+        return vectors, mask
+
+
+def test_a_description_becomes_vectors(tokenizer, scores, tmp_path):
+    words = Words()
+    own = tokenize.Tokenizer(tokenizer.stages[:1], {}, words)
+    write(own, make_job(scores, tmp_path))
+    about, source = manifest.read(tmp_path), tokens.open_tokens(tmp_path, "train")
+    assert about["streams"]["text"] == {"frame_rate": 0.0, "width": 2}
+    assert about["parents"]["text_encoder"] == "words"
+    assert len(set(words.heard)) > 1 and len(words.heard) == len(source)
+    lengths = [[len(word) for word in text.split()] for text in words.heard]
+    assert all(source[i]["text"][:, 1].tolist() in lengths for i in range(len(source)))
+    # A crop has the whole text, filled up.
+    config = pipeline.default_config(
+        dataset=str(tmp_path), view="streams", streams=("acoustic", "text"), text_length=40,
+        seconds=1.0, batch_size=2, eval_split="train",
+    )  # fmt: skip
+    batch = next(pipeline.make_iterator(config, split="train", seed=0, train=True))
+    assert batch["text"].shape == (2, 40, 2) and batch["acoustic"].shape == (2, 50, 4)
+    for vectors, mask in zip(batch["text"], batch["text_mask"]):
+        assert vectors[mask][:, 1].tolist() in lengths and not vectors[~mask].any()
 
 
 def test_one_pass_equals_one_model_at_a_time(written, models, scores, tmp_path):
