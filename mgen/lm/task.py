@@ -18,6 +18,7 @@ from mgen.lm import masked
 from mgen.lm.condition import Condition
 from mgen.lm.model import LM
 from mgen.lm.streams import JOINT, JOINT_VECTORS, TEXT, Stage, model_config
+from mgen.metrics import unigram
 from mgen.nn.cluster import residual_codes
 from mgen.train import task
 from mgen.train.state import TrainState
@@ -188,7 +189,7 @@ class Task(task.Task):
         model scores that ignores context."""
         train_counts = self._counts(itertools.islice(train_data, BASELINE_BATCHES))
         counts = self._counts(itertools.islice(held_out, BASELINE_BATCHES))
-        nats = lm_loss.unigram_cross_entropy(train_counts, counts, self.lm_config.sizes)
+        nats = unigram.cross_entropy(train_counts, counts, self.lm_config.sizes)
         return {"unigram_cross_entropy": nats.mean()}
 
     def _counts(self, batches: Iterator[Batch]) -> Int[np.ndarray, "K V"]:

@@ -1,8 +1,7 @@
-"""Losses over masked frames, and what codes alone say."""
+"""Losses over masked frames."""
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from mgen.typing import Array, Bool, Float, Int
 
@@ -44,14 +43,3 @@ def perplexity(codes: Int[Array, "B F K"], size: int) -> Float[Array, " K"]:
     counts = jax.vmap(lambda column: jnp.bincount(column, length=size), in_axes=1)(rows)
     share = counts / rows.shape[0]
     return jnp.exp(-jnp.sum(share * jnp.log(jnp.maximum(share, 1e-12)), axis=-1))
-
-
-def unigram_cross_entropy(
-    train_counts: Int[np.ndarray, "K V"], counts: Int[np.ndarray, "K V"]
-) -> Float[np.ndarray, " K"]:
-    """Nats a code, [K], of codes with `counts` under the add-one smoothed frequencies of
-    `train_counts`."""
-    smoothed = train_counts + 1.0
-    probability = smoothed / smoothed.sum(axis=1, keepdims=True)
-    total = np.maximum(counts.sum(axis=1), 1)
-    return -(counts * np.log(probability)).sum(axis=1) / total

@@ -12,6 +12,7 @@ import ml_collections
 import numpy as np
 
 from mgen.errors import UserError
+from mgen.metrics import unigram
 from mgen.nn.spans import example_keys
 from mgen.semantic import loss as semantic_loss
 from mgen.semantic import masking, targets
@@ -201,8 +202,8 @@ class Task(task.Task):
             for data in (train_data, held_out)
         )
         found = {
-            "unigram_cross_entropy": semantic_loss.unigram_cross_entropy(
-                train["counts"], other["counts"]
+            "unigram_cross_entropy": unigram.cross_entropy(
+                train["counts"], other["counts"], [train["counts"].shape[1]]
             ).mean()
         }
         if self.target_config.cqt_bins:

@@ -74,21 +74,3 @@ def test_chunks_give_the_same_values_and_gradients(chunk):
     np.testing.assert_allclose(grad, dense_grad, rtol=1e-4, atol=1e-5)
     _, per_codebook = cross_entropy(LOGITS @ kernel, TARGETS, MASK)
     np.testing.assert_allclose(dense["nats"], per_codebook, rtol=1e-5)
-
-
-def test_unigram_scores():
-    """Even frequencies cost log V; a codebook without tokens nothing; then the formula."""
-    even = np.full((2, 4), 2)
-    counts = np.array([[8, 0, 0, 0], [0, 0, 0, 0]])
-    np.testing.assert_allclose(loss.unigram_cross_entropy(even, counts, (4, 4)), [np.log(4), 0])
-    # Of a codebook of three codes the fourth column is none.
-    np.testing.assert_allclose(loss.unigram_cross_entropy(even, counts, (3, 4)), [np.log(3), 0])
-    rng = np.random.default_rng(0)
-    train, held_out = rng.integers(0, 50, (2, 3, 9))
-    p = (train + 1) / (train + 1).sum(-1, keepdims=True)
-    expected = -np.sum(held_out * np.log(p), -1) / held_out.sum(-1)
-    np.testing.assert_allclose(loss.unigram_cross_entropy(train, held_out, (9,) * 3), expected)
-    # No model without context scores below the entropy of what it is scored on.
-    q = held_out / held_out.sum(-1, keepdims=True)
-    entropy = -np.sum(q * np.log(np.where(q > 0, q, 1.0)), -1)
-    assert np.all(entropy <= expected)
