@@ -21,7 +21,7 @@ class Condition:
       attributes: int32 [B, A] categorical fields, 0 unknown.
       vectors, mask: float32 [B, C, W] for cross-attention and bool [B, C], True where they hold
         something.
-      front, front_mask: the same for vectors before the sequence, [B, N, W'].
+      front, front_mask: the same of each sequence of vectors before everything else, [B, N_i, W_i].
       prefix: int32 [B, N_i, K_i] codes before the target.
       aligned: int32 [B, F, K_i] codes with a row for each frame of the target.
     """
@@ -29,8 +29,8 @@ class Condition:
     attributes: Array | None = None
     vectors: Array | None = None
     mask: Array | None = None
-    front: Array | None = None
-    front_mask: Array | None = None
+    front: tuple[Array, ...] = ()
+    front_mask: tuple[Array, ...] = ()
     prefix: tuple[Array, ...] = ()
     aligned: tuple[Array, ...] = ()
 
@@ -54,9 +54,7 @@ def complete(config: LMConfig, condition: Condition, batch: int, frames: int) ->
     vectors, mask = _vectors(
         "condition", condition.vectors, condition.mask, batch, config.condition_width
     )
-    front, front_mask = _vectors(
-        "front", condition.front, condition.front_mask, batch, config.prefix_width
-    )
+    front, front_mask = _front(config, condition, batch)
     return Condition(
         attributes,
         vectors,
@@ -78,8 +76,8 @@ def absent(config: LMConfig, condition: Condition) -> Condition:
         none(condition.attributes),
         none(condition.vectors),
         none(condition.mask),
-        none(condition.front),
-        none(condition.front_mask),
+        tuple(map(jnp.zeros_like, condition.front)),
+        tuple(map(jnp.zeros_like, condition.front_mask)),
         tuple(_unknown(x, sizes) for x, sizes in zip(condition.prefix, config.prefix)),
         tuple(_unknown(x, sizes) for x, sizes in zip(condition.aligned, config.aligned)),
     )
@@ -121,6 +119,25 @@ def _vectors(
     if mask is None:
         mask = jnp.ones(vectors.shape[:2], bool)
     return jnp.asarray(vectors, jnp.float32), jnp.asarray(mask, bool)
+
+
+def _front(
+    config: LMConfig, condition: Condition, batch: int
+) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    widths, given = config.front, condition.front
+    if not given:
+        return (), ()
+    masks = condition.front_mask or (None,) * len(given)
+    if not len(given) == len(masks) == len(widths):
+        raise UserError(
+            f"front: {len(given)} sequences of vectors and {len(masks)} masks, expected "
+            f"{len(widths)}"
+        )
+    found = [
+        _vectors(f"front {i}", x, mask, batch, width)
+        for i, (x, mask, width) in enumerate(zip(given, masks, widths))
+    ]
+    return tuple(x for x, _ in found), tuple(mask for _, mask in found)
 
 
 def _codes(

@@ -134,7 +134,7 @@ def test_condition_dropout_rates(small):
         (dict(attributes=np.asarray([[3, 0]] * 3)), "attributes: a value lies outside"),
         (dict(attributes=np.zeros((2, 2), int)), "attributes: shape is (2, 2)"),
         (dict(vectors=np.zeros((3, 4, 5))), "condition: shape is (3, 4, 5)"),
-        (dict(front=np.zeros((3, 4, 5))), "front: shape is (3, 4, 5)"),
+        (dict(front=(np.zeros((3, 4, 5)),)), "front: 1 sequences of vectors and 1 masks, exp"),
         (dict(prefix=()), "prefix: 0 sequences of codes, expected 2"),
         (
             dict(prefix=(np.zeros((3, 2, 2), int), np.zeros((3, 2, 2), int))),
