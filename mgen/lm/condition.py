@@ -1,6 +1,7 @@
 """What a language model is conditioned on, and how a condition is taken away for guidance."""
 
 import dataclasses
+from collections.abc import Collection
 from typing import Any
 
 import flax.struct
@@ -10,7 +11,7 @@ import numpy as np
 
 from mgen.errors import UserError
 from mgen.lm.config import LMConfig, Sizes
-from mgen.typing import Array, Key
+from mgen.typing import Array, Bool, Key
 
 
 @flax.struct.dataclass
@@ -93,16 +94,43 @@ def drop(
         return condition
     rows_key, fields_key = jax.random.split(key)
     keep = jax.random.bernoulli(rows_key, 1.0 - rate, (leaves[0].shape[0],))
-    dropped = jax.tree.map(
-        lambda x, nothing: jnp.where(keep.reshape(-1, *(1,) * (x.ndim - 1)), x, nothing),
-        condition,
-        absent(config, condition),
-    )
-    if condition.attributes is not None:
-        fields = jax.random.bernoulli(fields_key, 1.0 - attribute_rate, condition.attributes.shape)
+    dropped = _choose(keep, condition, absent(config, condition))
+    if dropped.attributes is not None:
+        fields = jax.random.bernoulli(fields_key, 1.0 - attribute_rate, dropped.attributes.shape)
         attributes = jnp.where(fields, dropped.attributes, 0)
         return dataclasses.replace(dropped, attributes=attributes)
     return dropped
+
+
+def drop_sequences(
+    config: LMConfig,
+    key: Key,
+    condition: Condition,
+    rate: float,
+    prefix: Collection[int] = (),
+    front: Collection[int] = (),
+) -> Condition:
+    """Takes these sequences (their indices) of codes and of vectors, and no others, from a share
+    `rate` of the examples; for training."""
+
+    def parts(chosen: Collection[int], own: tuple, nothing: tuple) -> tuple:
+        return tuple(n if i in chosen else x for i, (x, n) in enumerate(zip(own, nothing)))
+
+    nothing = absent(config, condition)
+    without = dataclasses.replace(
+        condition,
+        prefix=parts(prefix, condition.prefix, nothing.prefix),
+        front=parts(front, condition.front, nothing.front),
+        front_mask=parts(front, condition.front_mask, nothing.front_mask),
+    )
+    batch = jax.tree.leaves(condition)[0].shape[0]
+    return _choose(jax.random.bernoulli(key, 1.0 - rate, (batch,)), condition, without)
+
+
+def _choose(keep: Bool[Array, " B"], condition: Condition, other: Condition) -> Condition:
+    return jax.tree.map(
+        lambda x, y: jnp.where(keep.reshape(-1, *(1,) * (x.ndim - 1)), x, y), condition, other
+    )
 
 
 def _unknown(codes: Array, sizes: Sizes) -> Array:

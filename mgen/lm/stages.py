@@ -19,8 +19,8 @@ from mgen.lm.condition import Condition
 from mgen.lm.filters import SamplingConfig
 from mgen.lm.masked import FrozenMasked, MaskingConfig
 from mgen.lm.sample import FrozenLM
-from mgen.lm.streams import JOINT, Stage, model_config
-from mgen.typing import Params, ndarray
+from mgen.lm.streams import JOINT, JOINT_VECTORS, MELODY, Stage, model_config
+from mgen.typing import Array, Params, ndarray
 
 STRIDE = 0.5  # of a window
 
@@ -68,10 +68,12 @@ class Directions:
       embeddings: (second, vectors [B, D]) of the joint embedding, in order: what to follow from
         that second on (MusicLM's story mode has several); () for nothing.
       attributes: int32 [B, A], None for nothing.
+      negative: vectors [B, D] of what to stay away from, instead of from the absence of conditions.
     """
 
     embeddings: tuple[tuple[float, ndarray], ...] = ()
     attributes: ndarray | None = None
+    negative: ndarray | None = None
 
     def embedding(self, second: float) -> ndarray | None:
         """What holds at a second."""
@@ -135,8 +137,8 @@ class Timeline:
             frames=end - begin,
             seeds=self._seeds(begin),
             prompt=prompt if prompt.shape[1] else None,
-            condition=self._condition(streams, begin, end),
             sampling=self.sampling,
+            **self._conditions(streams, begin, end),
         )
         made = np.asarray(codes)[:, prompt.shape[1] :]
         self.grid = np.concatenate([self.grid, made], axis=1)
@@ -156,29 +158,80 @@ class Timeline:
         """A seed a clip and window; that of the first window is the clip's."""
         return (self.seeds + begin * 2654435761) % (1 << 31)
 
-    def _condition(self, streams: Mapping[str, ndarray], begin: int, end: int) -> Condition:
-        stage, rate = self.stage, self.stage.frame_rate
-        cut = {}
-        for part in (*stage.prefix, *stage.aligned):
-            if part.stream == JOINT:
-                embedding = self.directions.embedding(begin / rate)
-                cut[JOINT] = self._joint(embedding)
-                continue
-            first, last = (round(frame / rate * part.rate) for frame in (begin, end))
-            cut[part.stream] = np.asarray(streams[part.stream])[:, first : max(last, first + 1)]
-        codes = {name: jnp.asarray(value) for name, value in cut.items()}
-        vectors = None
+    def _conditions(self, streams: Mapping[str, ndarray], begin: int, end: int) -> dict[str, Any]:
+        """What `generate` is to follow in a window, and to stay away from."""
+        told, window = self.directions, (streams, begin, end)
+        condition = self._condition(*window, told.embedding(begin / self.stage.frame_rate))
+        if told.negative is None or self.stage.reads.isdisjoint((JOINT, JOINT_VECTORS)):
+            return {"condition": condition}
+        scale, other = self.sampling.guidance, self._condition(*window, told.negative)
+        return {"variants": [(scale, condition), (1.0 - scale, other)]}
+
+    def _condition(
+        self, streams: Mapping[str, ndarray], begin: int, end: int, embedding: ndarray | None
+    ) -> Condition:
+        stage, config = self.stage, self.frozen.lm.config
+        codes = self._codes(streams, begin, end, embedding)
+        known = dict(streams)
+        if embedding is not None:
+            whole = [stage.vectors, *(name for name, rate in stage.front if not rate)]
+            known |= dict.fromkeys(whole, embedding[:, None])
+        window, width = (begin, end), config.condition_width
+        vectors = mask = None
         if stage.vectors:
-            embedding = self.directions.embedding(begin / rate)
-            vectors = None if embedding is None else jnp.asarray(embedding)[:, None]
+            vectors, mask = self._rows(known, stage.vectors, 0.0, width, *window)
+        front = [
+            self._rows(known, name, rate, width, *window)
+            for (name, rate), width in zip(stage.front, config.front)
+        ]
         fields = self.directions.attributes
-        given = self.frozen.lm.config.attribute_sizes and fields is not None
+        given = config.attribute_sizes and fields is not None
         return Condition(
             attributes=jnp.asarray(fields) if given else None,
             vectors=vectors,
+            mask=mask,
+            front=tuple(rows for rows, _ in front),
+            front_mask=tuple(there for _, there in front),
             prefix=stage.prefix_codes(codes),
             aligned=stage.aligned_codes(codes, end - begin),
         )
+
+    def _codes(
+        self, streams: Mapping[str, ndarray], begin: int, end: int, embedding: ndarray | None
+    ) -> dict[str, Array]:
+        """The window's rows of the streams of tokens that the stage reads; of a melody, unknown
+        where there are none."""
+        rate = self.stage.frame_rate
+        cut: dict[str, Any] = {}
+        for part in (*self.stage.prefix, *self.stage.aligned):
+            if part.stream == JOINT:
+                cut[JOINT] = self._joint(embedding)
+            elif part.stream == MELODY:
+                rows, there = self._rows(streams, MELODY, part.rate, part.last, begin, end)
+                cut[MELODY] = jnp.where(there[..., None], rows, part.size).astype(jnp.int32)
+            else:
+                first, last = (round(frame / rate * part.rate) for frame in (begin, end))
+                cut[part.stream] = np.asarray(streams[part.stream])[:, first : max(last, first + 1)]
+        return {name: jnp.asarray(value) for name, value in cut.items()}
+
+    def _rows(
+        self,
+        streams: Mapping[str, ndarray],
+        name: str,
+        rate: float,
+        width: int,
+        begin: int,
+        end: int,
+    ) -> tuple[Array, Array]:
+        """The window's rows [B, N, width] of a stream that may be short or missing, and bool [B, N]
+        where there are any; rate 0 takes the only row."""
+        first, last = (frame / self.stage.frame_rate for frame in (begin, end))
+        start, count = round(first * rate), max(1, round((last - first) * rate))
+        rows = streams.get(name, np.zeros((len(self.seeds), 0, width), np.float32))
+        rows = rows[:, start : start + count]
+        filler = ((0, 0), (0, count - rows.shape[1]))
+        there = np.pad(np.ones(rows.shape[:2], bool), filler)
+        return jnp.asarray(np.pad(rows, (*filler, (0, 0)))), jnp.asarray(there)
 
     def _joint(self, embedding: ndarray | None) -> ndarray:
         """Tokens of the embedding; all unknown without one."""

@@ -23,6 +23,8 @@ Codes = Mapping[str, Any]  # stream -> int32 [B, F, K]
 # Streams with a meaning of their own: tokens of the mean embedding of a crop, which data holds as
 # vectors, and vectors of a text encoder.
 JOINT, JOINT_VECTORS, TEXT = "joint", "joint_embedding", "text"
+# Of a tune to follow: tokens of its windows' embeddings (MusicLM), pitch classes (MusicGen).
+MELODY, CHROMA = "melody", "chroma"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +79,8 @@ class Stage:
       prefix: sequences before it.
       aligned: sequences added to it frame by frame, at its rate or a slower one.
       vectors: name of a stream of vectors for cross-attention; "" for none.
+      front: streams of vectors before everything else, (name, rows a second) of each; 0 for those
+        of a whole crop ("text", "joint_embedding").
 
     Raises:
       UserError: rates that do not divide one another.
@@ -86,6 +90,7 @@ class Stage:
     prefix: tuple[Part, ...] = ()
     aligned: tuple[Part, ...] = ()
     vectors: str = ""
+    front: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self) -> None:
         for part in self.target:
@@ -107,7 +112,9 @@ class Stage:
             role: tuple(parse(text, config.streams) for text in config.stage[role])
             for role in ("target", "prefix", "aligned")
         }
-        return cls(vectors=config.stage.vectors, **parts)
+        rated = config.streams
+        front = ((n, rated[n].frame_rate if n in rated else 0.0) for n in config.stage.front)
+        return cls(vectors=config.stage.vectors, front=tuple(front), **parts)
 
     @property
     def frame_rate(self) -> float:
@@ -121,6 +128,12 @@ class Stage:
     def fold(self, part: Part) -> int:
         """Rows of the part in a frame of the target."""
         return round(part.rate / self.frame_rate)
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """Names of all streams that it is conditioned on."""
+        parts = {part.stream for part in (*self.prefix, *self.aligned)}
+        return frozenset(parts | {name for name, _ in self.front} | {self.vectors} - {""})
 
     @property
     def streams(self) -> tuple[str, ...]:
@@ -172,4 +185,11 @@ class Stage:
 
 def model_config(config: Any) -> LMConfig:
     """The shape of the model of an experiment: `model`, and what follows from its stage."""
-    return LMConfig.from_config(config.model, **Stage.from_config(config).sizes())
+    stage = Stage.from_config(config)
+    shape = LMConfig.from_config(config.model, **stage.sizes())
+    if len(shape.front) != len(stage.front):
+        raise UserError(
+            f"model.front has {len(shape.front)} widths, expected one for each of the "
+            f"{len(stage.front)} streams in stage.front"
+        )
+    return shape
