@@ -47,18 +47,19 @@ def experiment(
 
     Args:
       streams: what token datasets have to offer; those that the stage does not read are left out.
-      stage: target, prefix, aligned, vectors, see `mgen.lm.streams`.
+      stage: target, prefix, aligned, vectors, front, see `mgen.lm.streams`.
       model, loss: see `mgen.lm.task.Task`. data, optimizer, train: fields of their defaults.
     """
-    stage = dict(prefix=(), aligned=(), vectors="", joint_codebook="") | stage
+    stage = dict(prefix=(), aligned=(), vectors="", front=(), joint_codebook="") | stage
     parts = (*stage["target"], *stage["prefix"], *stage["aligned"])
-    names = tuple(dict.fromkeys(part.partition("[")[0] for part in parts))
+    rated = tuple(name for name in stage["front"] if name in streams)
+    names = tuple(dict.fromkeys((*(part.partition("[")[0] for part in parts), *rated)))
     read = ["joint_embedding" if name == "joint" else name for name in names]
-    read += [stage["vectors"]] if stage["vectors"] else []
+    read += [name for name in (stage["vectors"], *stage["front"]) if name]
     config = ml_collections.ConfigDict(dict(family="lm", seed=0, stage=stage))
     config.streams = ml_collections.ConfigDict({name: streams[name] for name in names})
     config.model = ml_collections.ConfigDict(model)
-    dropout = dict(condition_dropout=0.1, attribute_dropout=0.1, source_dropout=0.0)
+    dropout = dict(condition_dropout=0.1, attribute_dropout=0.1, source_dropout={})
     config.loss = ml_collections.ConfigDict(
         dict(z_loss=0.0, label_smoothing=0.0, chunk=0) | dropout | (loss or {})
     )

@@ -181,7 +181,7 @@ class Chain:
             ]
         told = tuple((second, np.broadcast_to(v, (batch, v.shape[-1]))) for second, v in vectors)
         scales = parse_scales(wish.guidance_by)
-        sources = set().union(*(stage.stage.sources for stage in self.stages))
+        sources = set().union(*(stage.stage.reads for stage in self.stages))
         if unknown := sorted(scales.keys() - sources):
             raise UserError(f"--guidance_by: {unknown[0]}, expected some of {sorted(sources)}")
         return Directions(told, fields, scales)
@@ -212,23 +212,20 @@ class Chain:
         return mix.astype(np.float32)
 
     def _stems(self, wish: Wish, batch: int) -> dict[str, ndarray]:
-        """The streams that say what a stem is made for; what is not given is unknown."""
+        """The streams that say what a stem is made for."""
         readers = [s for s in self.stages if {CONTEXT, CATEGORY} & set(s.stage.streams)]
         if not readers:
             if wish.context_stems or wish.target_stem:
                 raise UserError("--context_stems, --target_stem: these models make no stems")
             return {}
-        names, config = readers[0].categories, self.codec.config
-        category, frames = len(names), round(wish.duration * config.frame_rate)
+        names, rows = readers[0].categories, {}
         if wish.target_stem:
             if wish.target_stem not in names:
                 raise UserError(f"--target_stem={wish.target_stem}: expected one of {names}")
-            category = names.index(wish.target_stem)
-        context = np.full((1, frames, config.num_codebooks), config.codebook_size)
+            rows[CATEGORY] = np.full((1, 1, 1), names.index(wish.target_stem))
         if wish.context_stems:
-            context = self.codec.encode_long(self.context(wish)[None])
-        rows = {CONTEXT: context, CATEGORY: np.full((1, 1, 1), category)}
-        return {name: np.tile(row, (batch, 1, 1)).astype(np.int32) for name, row in rows.items()}
+            rows[CONTEXT] = self.codec.encode_long(self.context(wish)[None])
+        return {name: np.tile(row, (batch, 1, 1)) for name, row in rows.items()}
 
     def _prompt(self, wish: Wish, batch: int) -> dict[str, ndarray]:
         """The streams of the prompt that the stages write."""

@@ -45,7 +45,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
             layers=20,
             ff=2304,
         ),
-        loss=dict(source_dropout=0.2, attribute_dropout=0.0),
+        loss=dict(source_dropout=dict(context=0.2, category=0.2), attribute_dropout=0.0),
         masking=dict(steps=(128, 64, 32, 32), causal_bias=0.1),
         data=dict(sample_rate=32000, seconds=20.0, batch_size=64),
         optimizer=dict(learning_rate=3e-4, warmup=4000, weight_decay=0.01),

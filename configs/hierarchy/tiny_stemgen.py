@@ -19,7 +19,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         streams=dict(stemgen_250m.STREAMS, acoustic=acoustic, context=acoustic),
         stage=stemgen_250m.STAGE,
         model=dict(objective="masked", layout="parallel"),
-        loss=dict(source_dropout=0.2),
+        loss=dict(source_dropout=dict(context=0.2, category=0.2)),
         masking=dict(steps=(8, 4, 2, 1), causal_bias=0.1),
         data=dict(seconds=5.0, batch_size=4),
         train={},

@@ -10,7 +10,7 @@ import numpy as np
 
 from mgen.errors import UserError
 from mgen.lm.config import LMConfig, Sizes
-from mgen.typing import Array, Key
+from mgen.typing import Array, Bool, Key
 
 
 @flax.struct.dataclass
@@ -21,7 +21,7 @@ class Condition:
       attributes: int32 [B, A] categorical fields, 0 unknown.
       vectors, mask: float32 [B, C, W] for cross-attention and bool [B, C], True where they hold
         something.
-      front, front_mask: the same for vectors before the sequence, [B, N, W'].
+      front, front_mask: the same of each sequence of vectors before everything else, [B, N_i, W_i].
       prefix: int32 [B, N_i, K_i] codes before the target.
       aligned: int32 [B, F, K_i] codes with a row for each frame of the target.
     """
@@ -29,8 +29,8 @@ class Condition:
     attributes: Array | None = None
     vectors: Array | None = None
     mask: Array | None = None
-    front: Array | None = None
-    front_mask: Array | None = None
+    front: tuple[Array, ...] = ()
+    front_mask: tuple[Array, ...] = ()
     prefix: tuple[Array, ...] = ()
     aligned: tuple[Array, ...] = ()
 
@@ -54,9 +54,7 @@ def complete(config: LMConfig, condition: Condition, batch: int, frames: int) ->
     vectors, mask = _vectors(
         "condition", condition.vectors, condition.mask, batch, config.condition_width
     )
-    front, front_mask = _vectors(
-        "front", condition.front, condition.front_mask, batch, config.prefix_width
-    )
+    front, front_mask = _front(config, condition, batch)
     return Condition(
         attributes,
         vectors,
@@ -78,58 +76,36 @@ def absent(config: LMConfig, condition: Condition) -> Condition:
         none(condition.attributes),
         none(condition.vectors),
         none(condition.mask),
-        none(condition.front),
-        none(condition.front_mask),
+        tuple(map(jnp.zeros_like, condition.front)),
+        tuple(map(jnp.zeros_like, condition.front_mask)),
         tuple(_unknown(x, sizes) for x, sizes in zip(condition.prefix, config.prefix)),
         tuple(_unknown(x, sizes) for x, sizes in zip(condition.aligned, config.aligned)),
     )
 
 
 def drop(
-    config: LMConfig,
-    key: Key,
-    condition: Condition,
-    rate: float,
-    attribute_rate: float = 0.0,
-    source_rate: float = 0.0,
+    config: LMConfig, key: Key, condition: Condition, rate: float, attribute_rate: float
 ) -> Condition:
-    """Takes the whole condition from a share `rate` of the examples, and single attributes and
-    sources (each prefix, aligned stream and sequence of vectors) from the others, so that a user
-    may give some of them only, or guide by each with its own scale; for training."""
+    """Takes the whole condition from a share `rate` of the examples, and single attributes from
+    the others (so that a user may give some of them only); for training."""
     leaves = jax.tree.leaves(condition)
     if not leaves:
         return condition
-    rows_key, fields_key, sources_key = jax.random.split(key, 3)
-    if source_rate:
-        condition = _drop_sources(config, sources_key, condition, source_rate)
+    rows_key, fields_key = jax.random.split(key)
     keep = jax.random.bernoulli(rows_key, 1.0 - rate, (leaves[0].shape[0],))
-    dropped = jax.tree.map(
-        lambda x, nothing: jnp.where(keep.reshape(-1, *(1,) * (x.ndim - 1)), x, nothing),
-        condition,
-        absent(config, condition),
-    )
-    if condition.attributes is not None:
-        fields = jax.random.bernoulli(fields_key, 1.0 - attribute_rate, condition.attributes.shape)
+    dropped = choose(keep, condition, absent(config, condition))
+    if dropped.attributes is not None:
+        fields = jax.random.bernoulli(fields_key, 1.0 - attribute_rate, dropped.attributes.shape)
         attributes = jnp.where(fields, dropped.attributes, 0)
         return dataclasses.replace(dropped, attributes=attributes)
     return dropped
 
 
-def _drop_sources(config: LMConfig, key: Key, condition: Condition, rate: float) -> Condition:
-    # Vectors say nothing once their mask is gone, and attributes have a rate of their own.
-    nothing = dataclasses.replace(
-        absent(config, condition),
-        attributes=condition.attributes,
-        vectors=condition.vectors,
-        front=condition.front,
+def choose(keep: Bool[Array, " B"], condition: Condition, other: Condition) -> Condition:
+    """An example's condition where `keep`, else its other one."""
+    return jax.tree.map(
+        lambda x, y: jnp.where(keep.reshape(-1, *(1,) * (x.ndim - 1)), x, y), condition, other
     )
-    leaves, tree = jax.tree.flatten(condition)
-    keys = jax.random.split(key, len(leaves))
-    kept = []
-    for own, x, none in zip(keys, leaves, jax.tree.leaves(nothing)):
-        keep = jax.random.bernoulli(own, 1.0 - rate, (x.shape[0], *(1,) * (x.ndim - 1)))
-        kept.append(jnp.where(keep, x, none))
-    return jax.tree.unflatten(tree, kept)
 
 
 def _unknown(codes: Array, sizes: Sizes) -> Array:
@@ -146,6 +122,25 @@ def _vectors(
     if mask is None:
         mask = jnp.ones(vectors.shape[:2], bool)
     return jnp.asarray(vectors, jnp.float32), jnp.asarray(mask, bool)
+
+
+def _front(
+    config: LMConfig, condition: Condition, batch: int
+) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    widths, given = config.front, condition.front
+    if not given:
+        return (), ()
+    masks = condition.front_mask or (None,) * len(given)
+    if not len(given) == len(masks) == len(widths):
+        raise UserError(
+            f"front: {len(given)} sequences of vectors and {len(masks)} masks, expected "
+            f"{len(widths)}"
+        )
+    found = [
+        _vectors(f"front {i}", x, mask, batch, width)
+        for i, (x, mask, width) in enumerate(zip(given, masks, widths))
+    ]
+    return tuple(x for x, _ in found), tuple(mask for _, mask in found)
 
 
 def _codes(

@@ -36,7 +36,8 @@ class LMConfig:
         target; token V_k there is "unknown".
       aligned: the codebook sizes of each sequence of codes with a row for every frame of the
         target, embedded and added to it (layout "parallel").
-      prefix_width: width of vectors that stand before everything else; projected to `dim`.
+      front: widths of the sequences of vectors that stand, in order, before everything else; each
+        is projected to `dim` where it differs.
       condition_width: width of the vectors that cross-attention reads (768 for T5-base); projected
         to `dim` where it differs.
       attribute_sizes: rows of each categorical field; field value 0 is "unknown". Their embeddings
@@ -61,7 +62,7 @@ class LMConfig:
     delays: Sizes = ()
     prefix: tuple[Sizes, ...] = ()
     aligned: tuple[Sizes, ...] = ()
-    prefix_width: int = 0
+    front: Sizes = ()
     condition_width: int = 0
     attribute_sizes: Sizes = ()
     dim: int = 1024
@@ -133,7 +134,7 @@ class LMConfig:
                 raise UserError(f"model.{name}: unknown field, expected one of {sorted(fields)}")
         if "sizes" not in values:
             raise UserError("model.sizes: missing")
-        for name in ("sizes", "delays", "attribute_sizes"):
+        for name in ("sizes", "delays", "front", "attribute_sizes"):
             if name in values:
                 values[name] = tuple(values[name])
         for name in ("prefix", "aligned"):

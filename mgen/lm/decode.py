@@ -34,8 +34,8 @@ def arrange(config: LMConfig, params: Params) -> Params:
         for name, value in params.items()
         if name in ("embed", "attributes") or name.startswith(("prefix_", "aligned_"))
     }
-    for name in ("condition_projection", "front_projection", "depth_projection"):
-        if name in params:
+    for name in params:
+        if "_projection" in name:
             weights[name] = _matrix(params[name])
     for name in ("transformer", "depth"):
         if name in params:
@@ -160,12 +160,12 @@ def remember_condition(
 def front(config: LMConfig, weights: Params, condition: Condition) -> Float[Array, "B N D"] | None:
     """Embedded inputs before the target; None where there are none."""
     parts = []
-    if condition.front is not None:
-        x = condition.front
-        if "front_projection" in weights:
-            columns = linear(weights["front_projection"], as_columns(x))
+    masks = condition.front_mask or (None,) * len(condition.front)
+    for i, (x, mask) in enumerate(zip(condition.front, masks)):
+        if f"front_projection_{i}" in weights:
+            columns = linear(weights[f"front_projection_{i}"], as_columns(x))
             x = columns.T.reshape(*x.shape[:2], config.dim)
-        parts.append(x if condition.front_mask is None else x * condition.front_mask[..., None])
+        parts.append(x if mask is None else x * mask[..., None])
     for i, codes in enumerate(condition.prefix):
         embedded = take_rows(weights[f"prefix_{i}"], codes, rows(config.prefix[i]))
         parts.append(embedded.reshape(codes.shape[0], -1, config.dim))

@@ -33,8 +33,10 @@ class LM(nn.Module):
             self.attributes = SumEmbed(config.attribute_sizes, config.dim)
         if config.condition_width not in (0, config.dim):
             self.condition_projection = nn.Dense(config.dim, dtype=config.dtype)
-        if config.prefix_width not in (0, config.dim):
-            self.front_projection = nn.Dense(config.dim, dtype=config.dtype)
+        self.front_projection = [
+            None if width == config.dim else nn.Dense(config.dim, dtype=config.dtype)
+            for width in config.front
+        ]
         self.dropout = nn.Dropout(config.dropout)
         if config.conv_kernel:
             self.conformer = conformer.Conformer(config.conformer)
@@ -118,11 +120,10 @@ class LM(nn.Module):
     def front(self, condition: Condition) -> list[Float[Array, "B N D"]]:
         """Embedded inputs before the target."""
         parts = []
-        if condition.front is not None:
-            x = condition.front
-            if self.config.prefix_width != self.config.dim:
-                x = self.front_projection(x)
-            parts.append(x if condition.front_mask is None else x * condition.front_mask[..., None])
+        masks = condition.front_mask or (None,) * len(condition.front)
+        for projection, x, mask in zip(self.front_projection, condition.front, masks):
+            x = x if projection is None else projection(x)
+            parts.append(x if mask is None else x * mask[..., None])
         for module, codes in zip(self.prefix, condition.prefix):
             parts.append(module.rows(codes).reshape(codes.shape[0], -1, self.config.dim))
         return parts

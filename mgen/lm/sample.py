@@ -195,7 +195,7 @@ def _prepare(
         weights,
         sampling.numbers(),
     )
-    front = 0 if stacked.front is None else stacked.front.shape[1]
+    front = sum(vectors.shape[1] for vectors in stacked.front)
     front += sum(codes.shape[1] * codes.shape[2] for codes in stacked.prefix)
     first, steps = int(layout.schedule(frames)[longest].min()), layout.steps(frames)
     return inputs, _Plan(frames, longest, front, first, steps, sampling.filters, SEGMENT)

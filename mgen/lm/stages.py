@@ -8,7 +8,7 @@ for the first seconds first (`Timeline.extend`) gets what he would have got at t
 
 import dataclasses
 import functools
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -16,14 +16,12 @@ import numpy as np
 
 from mgen.errors import UserError
 from mgen.kmeans import Codebook
-from mgen.lm import condition as conditions
 from mgen.lm.condition import Condition
-from mgen.lm.config import LMConfig
 from mgen.lm.filters import SamplingConfig
 from mgen.lm.masked import FrozenMasked, MaskingConfig
 from mgen.lm.sample import FrozenLM, Variant
-from mgen.lm.streams import JOINT, Part, Stage, model_config
-from mgen.typing import Params, ndarray
+from mgen.lm.streams import JOINT, JOINT_VECTORS, OPTIONAL, Stage, model_config, silenced
+from mgen.typing import Array, Params, ndarray
 
 STRIDE = 0.5  # of a window
 
@@ -76,11 +74,13 @@ class Directions:
       attributes: int32 [B, A], None for nothing.
       scales: guidance by single sources of a stage, stream -> scale; the other sources are given
         throughout. Empty: guidance by all of them together.
+      negative: vectors [B, D] of what to stay away from, instead of from the absence of conditions.
     """
 
     embeddings: tuple[tuple[float, ndarray], ...] = ()
     attributes: ndarray | None = None
     scales: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    negative: ndarray | None = None
 
     def embedding(self, second: float) -> ndarray | None:
         """What holds at a second."""
@@ -140,14 +140,12 @@ class Timeline:
         """Makes one window; `streams` holds what the stage reads, at least up to `next_end`."""
         begin, end = self._span()
         prompt = self.grid[:, begin:]
-        condition = self._condition(streams, begin, end)
         codes = self.frozen.lm.generate(
             frames=end - begin,
             seeds=self._seeds(begin),
             prompt=prompt if prompt.shape[1] else None,
-            condition=condition,
-            variants=self._variants(condition),
             sampling=self.sampling,
+            **self._conditions(streams, begin, end),
         )
         made = np.asarray(codes)[:, prompt.shape[1] :]
         self.grid = np.concatenate([self.grid, made], axis=1)
@@ -167,39 +165,90 @@ class Timeline:
         """A seed a clip and window; that of the first window is the clip's."""
         return (self.seeds + begin * 2654435761) % (1 << 31)
 
-    def _condition(self, streams: Mapping[str, ndarray], begin: int, end: int) -> Condition:
-        stage, rate = self.stage, self.stage.frame_rate
-        cut = {}
-        for part in (*stage.prefix, *stage.aligned):
-            if part.stream == JOINT:
-                embedding = self.directions.embedding(begin / rate)
-                cut[JOINT] = self._joint(embedding)
-                continue
-            first, last = (round(frame / rate * part.rate) for frame in (begin, end))
-            cut[part.stream] = np.asarray(streams[part.stream])[:, first : max(last, first + 1)]
-        codes = {name: jnp.asarray(value) for name, value in cut.items()}
-        vectors = None
+    def _conditions(self, streams: Mapping[str, ndarray], begin: int, end: int) -> dict[str, Any]:
+        """What `generate` is to follow in a window, and to stay away from."""
+        told, window = self.directions, (streams, begin, end)
+        condition = self._condition(*window, told.embedding(begin / self.stage.frame_rate))
+        scales = {k: v for k, v in told.scales.items() if k in self.stage.reads}
+        if scales:
+            return {"variants": self._by_source(condition, scales)}
+        if told.negative is None or self.stage.reads.isdisjoint((JOINT, JOINT_VECTORS)):
+            return {"condition": condition}
+        scale, other = self.sampling.guidance, self._condition(*window, told.negative)
+        return {"variants": [(scale, condition), (1.0 - scale, other)]}
+
+    def _by_source(self, condition: Condition, scales: Mapping[str, float]) -> list[Variant]:
+        """Guidance by several sources, logits = u + sum of s_i (c_i - u) with u from none of them
+        and c_i from one (Parker et al. 2024, "StemGen", section 3.3)."""
+        silent = functools.partial(silenced, self.stage, self.frozen.lm.config, condition)
+        alone = [(s, silent(scales.keys() - {name})) for name, s in scales.items()]
+        return [(1.0 - sum(scales.values()), silent(scales.keys())), *alone]
+
+    def _condition(
+        self, streams: Mapping[str, ndarray], begin: int, end: int, embedding: ndarray | None
+    ) -> Condition:
+        stage, config = self.stage, self.frozen.lm.config
+        codes = self._codes(streams, begin, end, embedding)
+        known = dict(streams)
+        if embedding is not None:
+            whole = [stage.vectors, *(name for name, rate in stage.front if not rate)]
+            known |= dict.fromkeys(whole, embedding[:, None])
+        window, width = (begin, end), config.condition_width
+        vectors = mask = None
         if stage.vectors:
-            embedding = self.directions.embedding(begin / rate)
-            vectors = None if embedding is None else jnp.asarray(embedding)[:, None]
+            vectors, mask = self._rows(known, stage.vectors, 0.0, width, *window)
+        front = [
+            self._rows(known, name, rate, width, *window)
+            for (name, rate), width in zip(stage.front, config.front)
+        ]
         fields = self.directions.attributes
-        given = self.frozen.lm.config.attribute_sizes and fields is not None
+        given = config.attribute_sizes and fields is not None
         return Condition(
             attributes=jnp.asarray(fields) if given else None,
             vectors=vectors,
+            mask=mask,
+            front=tuple(rows for rows, _ in front),
+            front_mask=tuple(there for _, there in front),
             prefix=stage.prefix_codes(codes),
             aligned=stage.aligned_codes(codes, end - begin),
         )
 
-    def _variants(self, condition: Condition) -> list[Variant] | None:
-        """Guidance by several sources, logits = u + sum of s_i (c_i - u) with u from none of them
-        and c_i from one (Parker et al. 2024, "StemGen", section 3.3); None without scales."""
-        scales = {k: v for k, v in self.directions.scales.items() if k in self.stage.sources}
-        if not scales:
-            return None
-        silent = functools.partial(silenced, self.stage, self.frozen.lm.config, condition)
-        alone = [(s, silent(scales.keys() - {name})) for name, s in scales.items()]
-        return [(1.0 - sum(scales.values()), silent(scales.keys())), *alone]
+    def _codes(
+        self, streams: Mapping[str, ndarray], begin: int, end: int, embedding: ndarray | None
+    ) -> dict[str, Array]:
+        """The window's rows of the streams of tokens that the stage reads; unknown where what may
+        be left out has none."""
+        rate = self.stage.frame_rate
+        cut: dict[str, Any] = {}
+        for part in (*self.stage.prefix, *self.stage.aligned):
+            if part.stream == JOINT:
+                cut[JOINT] = self._joint(embedding)
+            elif part.stream in OPTIONAL:
+                rows, there = self._rows(streams, part.stream, part.rate, part.last, begin, end)
+                cut[part.stream] = jnp.where(there[..., None], rows, part.size).astype(jnp.int32)
+            else:
+                first, last = (round(frame / rate * part.rate) for frame in (begin, end))
+                cut[part.stream] = np.asarray(streams[part.stream])[:, first : max(last, first + 1)]
+        return {name: jnp.asarray(value) for name, value in cut.items()}
+
+    def _rows(
+        self,
+        streams: Mapping[str, ndarray],
+        name: str,
+        rate: float,
+        width: int,
+        begin: int,
+        end: int,
+    ) -> tuple[Array, Array]:
+        """The window's rows [B, N, width] of a stream that may be short or missing, and bool [B, N]
+        where there are any; rate 0 takes the only row."""
+        first, last = (frame / self.stage.frame_rate for frame in (begin, end))
+        start, count = round(first * rate), max(1, round((last - first) * rate))
+        rows = streams.get(name, np.zeros((len(self.seeds), 0, width), np.float32))
+        rows = rows[:, start : start + count]
+        filler = ((0, 0), (0, count - rows.shape[1]))
+        there = np.pad(np.ones(rows.shape[:2], bool), filler)
+        return jnp.asarray(np.pad(rows, (*filler, (0, 0)))), jnp.asarray(there)
 
     def _joint(self, embedding: ndarray | None) -> ndarray:
         """Tokens of the embedding; all unknown without one."""
@@ -208,23 +257,6 @@ class Timeline:
         assert self.frozen.codebook is not None
         levels, size, _ = self.frozen.codebook.shape
         return np.full((len(self.seeds), 1, levels), size, np.int32)
-
-
-def silenced(
-    stage: Stage, config: LMConfig, condition: Condition, names: Collection[str]
-) -> Condition:
-    """The condition without the streams of these names."""
-    nothing = conditions.absent(config, condition)
-
-    def pick(parts: Sequence[Part], own: tuple, none: tuple) -> tuple:
-        return tuple(n if p.stream in names else c for p, c, n in zip(parts, own, none))
-
-    return dataclasses.replace(
-        nothing if stage.vectors in names else condition,
-        attributes=condition.attributes,
-        prefix=pick(stage.prefix, condition.prefix, nothing.prefix),
-        aligned=pick(stage.aligned, condition.aligned, nothing.aligned),
-    )
 
 
 def run(

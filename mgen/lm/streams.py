@@ -10,20 +10,27 @@ that time stand side by side. So MusicRL's frames of semantic and acoustic token
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from mgen.errors import UserError
+from mgen.lm import condition as conditions
+from mgen.lm.condition import Condition
 from mgen.lm.config import LMConfig
-from mgen.typing import Array, Int
+from mgen.typing import Array, Int, Key
 
 Codes = Mapping[str, Any]  # stream -> int32 [B, F, K]
 # Streams with a meaning of their own: tokens of the mean embedding of a crop, which data holds as
 # vectors, vectors of a text encoder, and what a stem is made to fit: a mix of others, and its slot.
 JOINT, JOINT_VECTORS, TEXT = "joint", "joint_embedding", "text"
-CONTEXT, CATEGORY = "context", "category"
+# A stem is made to fit a mix of others, in its slot; a tune to follow is tokens of its windows'
+# embeddings (MusicLM) or pitch classes (MusicGen).
+CONTEXT, CATEGORY, MELODY, CHROMA = "context", "category", "melody", "chroma"
+# What a user may leave out.
+OPTIONAL = (CONTEXT, CATEGORY, MELODY)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +85,8 @@ class Stage:
       prefix: sequences before it.
       aligned: sequences added to it frame by frame, at its rate or a slower one.
       vectors: name of a stream of vectors for cross-attention; "" for none.
+      front: streams of vectors before everything else, (name, rows a second) of each; 0 for those
+        of a whole crop ("text", "joint_embedding").
 
     Raises:
       UserError: rates that do not divide one another.
@@ -87,6 +96,7 @@ class Stage:
     prefix: tuple[Part, ...] = ()
     aligned: tuple[Part, ...] = ()
     vectors: str = ""
+    front: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self) -> None:
         for part in self.target:
@@ -108,7 +118,9 @@ class Stage:
             role: tuple(parse(text, config.streams) for text in config.stage[role])
             for role in ("target", "prefix", "aligned")
         }
-        return cls(vectors=config.stage.vectors, **parts)
+        rated = config.streams
+        front = ((n, rated[n].frame_rate if n in rated else 0.0) for n in config.stage.front)
+        return cls(vectors=config.stage.vectors, front=tuple(front), **parts)
 
     @property
     def frame_rate(self) -> float:
@@ -124,10 +136,10 @@ class Stage:
         return round(part.rate / self.frame_rate)
 
     @property
-    def sources(self) -> set[str]:
-        """Names of the streams that it is conditioned on."""
-        names = {part.stream for part in (*self.prefix, *self.aligned)}
-        return names | {self.vectors} - {""}
+    def reads(self) -> frozenset[str]:
+        """Names of all streams that it is conditioned on."""
+        parts = {part.stream for part in (*self.prefix, *self.aligned)}
+        return frozenset(parts | {name for name, _ in self.front} | {self.vectors} - {""})
 
     @property
     def streams(self) -> tuple[str, ...]:
@@ -179,4 +191,43 @@ class Stage:
 
 def model_config(config: Any) -> LMConfig:
     """The shape of the model of an experiment: `model`, and what follows from its stage."""
-    return LMConfig.from_config(config.model, **Stage.from_config(config).sizes())
+    stage = Stage.from_config(config)
+    shape = LMConfig.from_config(config.model, **stage.sizes())
+    if len(shape.front) != len(stage.front):
+        raise UserError(
+            f"model.front has {len(shape.front)} widths, expected one for each of the "
+            f"{len(stage.front)} streams in stage.front"
+        )
+    return shape
+
+
+def silenced(
+    stage: Stage, config: LMConfig, condition: Condition, names: Collection[str]
+) -> Condition:
+    """The condition without the streams of these names."""
+    nothing = conditions.absent(config, condition)
+
+    def pick(own: Sequence[str], given: tuple, none: tuple) -> tuple:
+        return tuple(n if name in names else x for name, x, n in zip(own, given, none))
+
+    front = [name for name, _ in stage.front]
+    return dataclasses.replace(
+        nothing if stage.vectors in names else condition,
+        attributes=condition.attributes,
+        front=pick(front, condition.front, nothing.front),
+        front_mask=pick(front, condition.front_mask, nothing.front_mask),
+        prefix=pick([p.stream for p in stage.prefix], condition.prefix, nothing.prefix),
+        aligned=pick([p.stream for p in stage.aligned], condition.aligned, nothing.aligned),
+    )
+
+
+def drop_sources(
+    stage: Stage, config: LMConfig, key: Key, condition: Condition, rates: Mapping[str, float]
+) -> Condition:
+    """Takes each stream of `rates` from its own share of the examples; for training."""
+    for number, (name, rate) in enumerate(sorted(rates.items())):
+        batch = jax.tree.leaves(condition)[0].shape[0]
+        keep = jax.random.bernoulli(jax.random.fold_in(key, number), 1.0 - rate, (batch,))
+        without = silenced(stage, config, condition, {name})
+        condition = conditions.choose(keep, condition, without)
+    return condition

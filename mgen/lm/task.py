@@ -17,12 +17,12 @@ from mgen.lm import loss as lm_loss
 from mgen.lm import masked
 from mgen.lm.condition import Condition
 from mgen.lm.model import LM
-from mgen.lm.streams import JOINT, JOINT_VECTORS, TEXT, Stage, model_config
+from mgen.lm.streams import JOINT, JOINT_VECTORS, TEXT, Stage, drop_sources, model_config
 from mgen.metrics import unigram
 from mgen.nn.cluster import residual_codes
 from mgen.train import task
 from mgen.train.state import TrainState
-from mgen.typing import Array, Batch, Int, Key, Metrics, Params
+from mgen.typing import Array, Batch, Bool, Float, Int, Key, Metrics, Params
 
 BASELINE_BATCHES = 64
 
@@ -38,13 +38,14 @@ class Task(task.Task):
       streams: codebooks, codebook_size, frame_rate (Hz) and whatever else of each stream the token
         dataset must agree with; "joint" is made here of the crop's mean embedding, see below.
       stage: target, prefix, aligned (names of parts, see `mgen.lm.streams`), vectors (a stream for
-        cross-attention; "" for none), joint_codebook (folder of the codebook that makes "joint"
+        cross-attention; "" for none), front (streams of vectors before everything else, as wide as
+        `model.front` says), joint_codebook (folder of the codebook that makes "joint"
         tokens of the mean of "joint_embedding" over a crop, as MusicLM does).
       model: fields of `LMConfig` other than sizes, prefix and aligned.
       loss: z_loss, label_smoothing and chunk (see `mgen.lm.loss`), condition_dropout (share of
-        examples that train without their condition, for guidance), attribute_dropout and
-        source_dropout (share of single fields, and of single prefixes, aligned streams and vectors
-        that are unknown, so that a user may give some of them only).
+        examples that train without their condition, for guidance), attribute_dropout (share of
+        single fields set to unknown, so that a user may give some of them only) and source_dropout
+        (the same for single streams, {name: share}; each can then be guided by a scale of its own).
       masking (objective "masked"): see `mgen.lm.masked.MaskingConfig`.
       data.seconds: length of an example.
     """
@@ -78,21 +79,28 @@ class Task(task.Task):
         if self.lm_config.attribute_sizes:
             fields = (batch_size, len(self.lm_config.attribute_sizes))
             spec["attributes"] = jax.ShapeDtypeStruct(fields, jnp.int32)
-        width = self.lm_config.condition_width
-        if self.stage.vectors == TEXT:
-            rows = (batch_size, config.data.text_length)
-            spec[TEXT] = jax.ShapeDtypeStruct((*rows, width), jnp.float32)
-            spec[f"{TEXT}_mask"] = jax.ShapeDtypeStruct(rows, jnp.bool_)
-        elif self.stage.vectors:
-            spec[self.stage.vectors] = jax.ShapeDtypeStruct((batch_size, width), jnp.float32)
+        for name, rate, width in self._vectors():
+            if name == TEXT:
+                shape = (batch_size, config.data.text_length)
+                spec[f"{TEXT}_mask"] = jax.ShapeDtypeStruct(shape, jnp.bool_)
+            else:
+                shape = (batch_size, *((max(1, round(seconds * rate)),) if rate else ()))
+            spec[name] = jax.ShapeDtypeStruct((*shape, width), jnp.float32)
         return spec
+
+    def _vectors(self) -> list[tuple[str, float, int]]:
+        """(name, rows a second, width) of the streams of vectors."""
+        stage, config = self.stage, self.lm_config
+        across = [(stage.vectors, 0.0, config.condition_width)] if stage.vectors else []
+        return across + [(*own, width) for own, width in zip(stage.front, config.front)]
 
     def manifest(self) -> dict[str, Any]:
         return {"streams": self.requires().get("streams", {}), "stage": self.config.stage.to_dict()}
 
     def requires(self) -> dict[str, Any]:
         streams = self.config.streams.to_dict()
-        wanted = {"streams": {name: streams[name] for name in self.stage.streams}}
+        names = (*self.stage.streams, *(name for name, rate in self.stage.front if rate))
+        wanted = {"streams": {name: streams[name] for name in names}}
         if self.joint and self.config.stage.joint_codebook:
             # The embeddings must be those that the codebook was fitted to.
             wanted["parents"] = {"joint_codebook": load_codebook(self.config).fingerprint}
@@ -127,15 +135,14 @@ class Task(task.Task):
             codes, _ = residual_codes(batch[JOINT_VECTORS], variables["joint"]["codebook"])
             streams[JOINT] = codes[:, None]
         codes = stage.grid(streams)
-        vectors = mask = None
-        if stage.vectors:
-            vectors = batch[stage.vectors]
-            vectors = vectors if vectors.ndim == 3 else vectors[:, None]
-            mask = batch.get(f"{stage.vectors}_mask", jnp.ones(vectors.shape[:2], bool))
+        vectors, mask = _read(batch, stage.vectors) if stage.vectors else (None, None)
+        front = [_read(batch, name) for name, _ in stage.front]
         condition = Condition(
             attributes=batch.get("attributes") if self.lm_config.attribute_sizes else None,
             vectors=vectors,
             mask=mask,
+            front=tuple(rows for rows, _ in front),
+            front_mask=tuple(mask for _, mask in front),
             prefix=stage.prefix_codes(streams),
             aligned=stage.aligned_codes(streams, codes.shape[1]),
         )
@@ -154,12 +161,12 @@ class Task(task.Task):
             hidden, scored = masked.training_masks(self.masking, mask_key, codes)
             read = jnp.where(hidden, jnp.asarray(config.sizes)[None, None], codes)
         if train:
-            rates = (
-                settings.condition_dropout,
-                settings.attribute_dropout,
-                settings.source_dropout,
-            )
+            rates = settings.condition_dropout, settings.attribute_dropout
             condition = conditions.drop(config, condition_key, condition, *rates)
+            sources_key = jax.random.fold_in(condition_key, 1)
+            condition = drop_sources(
+                self.stage, config, sources_key, condition, settings.source_dropout
+            )
         bound = self.model.bind({"params": params}, rngs={"dropout": dropout_key})
 
         def losses(condition: Condition) -> dict[str, Array]:
@@ -200,6 +207,12 @@ class Task(task.Task):
             for k, row in enumerate(counts):
                 row += np.bincount(codes[..., k].ravel(), minlength=config.codebook_size)
         return counts
+
+
+def _read(batch: Batch, name: str) -> tuple[Float[Array, "B N D"], Bool[Array, "B N"]]:
+    """Vectors of a stream and where there are any."""
+    vectors = batch[name] if batch[name].ndim == 3 else batch[name][:, None]
+    return vectors, batch.get(f"{name}_mask", jnp.ones(vectors.shape[:2], bool))
 
 
 def load_codebook(config: ml_collections.ConfigDict) -> Codebook:

@@ -44,7 +44,7 @@ VARIANTS = {
         gated=True,
         window=5,
         sink=2,
-        prefix_width=4,
+        front=(16, 4),
     ),
     "post-norm": dataclasses.replace(
         BASE,
@@ -74,12 +74,14 @@ def condition_of(config, batch=B, frames=F, seed=0):
     rng = np.random.default_rng(seed)
     mask = np.arange(4)[None] < rng.integers(1, 5, batch)[:, None]
     vectors = rng.normal(size=(batch, 4, 6)).astype(np.float32)
-    front = rng.normal(size=(batch, 2, 4)).astype(np.float32)
+    front = tuple(
+        rng.normal(size=(batch, 2 + i, w)).astype("f") for i, w in enumerate(config.front)
+    )
     given = Condition(
         attributes=rng.integers(0, 3, (batch, 2)) if config.attribute_sizes else None,
         vectors=vectors if config.condition_width else None,
         mask=mask if config.condition_width else None,
-        front=front if config.prefix_width else None,
+        front=front,
         prefix=tuple(
             rng.integers(0, 5, (batch, 2 + i, len(s))) for i, s in enumerate(config.prefix)
         ),

@@ -135,8 +135,7 @@ def test_guidance_by_sources_contrasts_each_with_none_of_them(stemgen):
         stemgen, 1.0, SEEDS, Directions(scales={"context": 3.0, "category": 2.0}), plain
     )
     given = {"context": np.zeros((2, 50, 4), int), "category": np.zeros((2, 1, 1), int)}
-    condition = timeline._condition(given, 0, 50)
-    variants = timeline._variants(condition)
+    variants = timeline._conditions(given, 0, 50)["variants"]
     assert [weight for weight, _ in variants] == [-4.0, 3.0, 2.0]
     known = [(bool((c.aligned[0] < 512).all()), bool((c.prefix[0] < 4).all())) for _, c in variants]
     assert known == [(False, False), (True, False), (False, True)]

@@ -1,5 +1,8 @@
 """Stages as data: streams to grids and back."""
 
+import dataclasses
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -7,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mgen.errors import UserError
+from mgen.lm.condition import Condition
+from mgen.lm.config import LMConfig
 from mgen.lm.layouts import Layout
-from mgen.lm.streams import Part, Stage, parse
+from mgen.lm.streams import Part, Stage, drop_sources, parse, silenced
 
 STREAMS = {
     "acoustic": dict(codebooks=4, codebook_size=9, frame_rate=50.0),
@@ -88,3 +93,56 @@ def test_parts_that_do_not_fit_are_refused(build, message):
     with pytest.raises(UserError) as error:
         build()
     assert message in str(error.value)
+
+
+N = 4000
+READER = dataclasses.replace(
+    stage("acoustic", prefix=("vocals[0:1]", "semantic"), aligned=("acoustic",)), vectors="text"
+)
+
+
+@pytest.fixture(scope="module")
+def everything():
+    """A condition that says 1 everywhere, and the model's shape."""
+    shape = dict(layout="parallel", dim=16, heads=2, condition_width=3, attribute_sizes=(2,))
+    config = LMConfig(**READER.sizes(), **shape)
+    codes = [jnp.ones((N, 2, levels), jnp.int32) for levels in (1, 1, 4)]
+    return config, Condition(
+        attributes=jnp.ones((N, 1), jnp.int32),
+        vectors=jnp.ones((N, 2, 3)),
+        mask=jnp.ones((N, 2), bool),
+        prefix=tuple(codes[:2]),
+        aligned=(codes[2],),
+    )
+
+
+def unknown(condition):
+    """Which examples know nothing of each stream, bool [N]."""
+    return {
+        "text": ~np.asarray(condition.mask).any(axis=1),
+        "vocals": np.all(np.asarray(condition.prefix[0]) == 5, axis=(1, 2)),
+        "semantic": np.all(np.asarray(condition.prefix[1]) == 7, axis=(1, 2)),
+        "acoustic": np.all(np.asarray(condition.aligned[0]) == 9, axis=(1, 2)),
+    }
+
+
+@pytest.mark.parametrize("names", [set(), {"text"}, {"vocals", "acoustic"}])
+def test_silenced_streams_say_nothing(everything, names):
+    config, condition = everything
+    found = silenced(READER, config, condition, names)
+    assert {name for name, gone in unknown(found).items() if gone.all()} == names
+    np.testing.assert_array_equal(found.attributes, condition.attributes)
+
+
+def test_streams_are_dropped_independently(everything):
+    config, condition = everything
+    rates = {"text": 0.25, "vocals": 0.5}
+    found = unknown(drop_sources(READER, config, jax.random.key(0), condition, rates))
+    # Four standard deviations.
+    for gone, rate in (
+        (found["text"], 0.25),
+        (found["vocals"], 0.5),
+        (found["text"] & found["vocals"], 0.125),
+    ):
+        assert abs(gone.mean() - rate) < 4 * np.sqrt(rate * (1 - rate) / N)
+    assert not found["semantic"].any() and not found["acoustic"].any()
