@@ -64,7 +64,8 @@ def experiment(
         dict(z_loss=0.0, label_smoothing=0.0, chunk=0) | dropout | (loss or {})
     )
     if masking is not None:
-        masking = dict(hide="level", span=1, steps=(16, 1), noise=1.0, causal_bias=0.0) | masking
+        masking = dict(hide="level", span=1, prompt=True, steps=(16, 1)) | masking
+        masking = dict(noise=1.0, causal_bias=0.0, last_guidance=None, cooling=False) | masking
         config.masking = ml_collections.ConfigDict(masking)
     read = tuple(dict.fromkeys(read))
     config.data = pipeline.default_config(**(dict(view="streams", streams=read) | data))
@@ -119,6 +120,8 @@ def split(arg: str, stages: tuple[str, ...]) -> tuple[str, str]:
 
 def _shrink(config: ml_collections.ConfigDict) -> None:
     config.model.update(dim=32, heads=2, layers=2, ff=64, scan=False, remat="none")
+    if "kv_heads" in config.model:
+        config.model.kv_heads = 1
     if "depth_layers" in config.model:
         config.model.update(depth_layers=1, depth_dim=16, depth_heads=2, depth_ff=32)
     config.data.update(seconds=1.0, batch_size=2)

@@ -50,6 +50,8 @@ class LMConfig:
       rope_base: of "rope".
       conv_kernel: width of the depthwise convolutions of a Conformer in place of the Transformer
         (objective "masked", without vectors for cross-attention).
+      context: frames on either side that self-attention sees while a level > 0 is predicted, as
+        MAGNeT restricts it (objective "masked", a Transformer); 0 is all of them.
       window, sink: positions that self-attention looks back (itself included), and the first ones
         that it always sees; window 0 is all of them.
       depth_layers, depth_dim, depth_heads, depth_ff: of a second Transformer over the codebooks of
@@ -79,6 +81,7 @@ class LMConfig:
     positions: str = "sinusoidal"
     rope_base: float = 10000.0
     conv_kernel: int = 0
+    context: int = 0
     window: int = 0
     sink: int = 0
     depth_layers: int = 0
@@ -113,6 +116,11 @@ class LMConfig:
             raise UserError(
                 f"model.conv_kernel is {self.conv_kernel}, expected 0 except with objective "
                 "'masked' and condition_width 0"
+            )
+        if self.context and (self.objective != "masked" or self.conv_kernel):
+            raise UserError(
+                f"model.context is {self.context}, expected 0 except with objective 'masked' and "
+                "conv_kernel 0"
             )
         if self.layout != "parallel":
             masked = self.objective == "masked" and "objective 'masked'"

@@ -4,7 +4,7 @@ by confidence, a few passes over everything in place of a step a frame.
 Two ways to hide codes:
   "level"  SoundStorm (Borsos et al. 2023, section 3.2): behind a random prompt, one level is hidden
            in part and the finer ones whole; the loss counts the hidden codes of that level. MAGNeT
-           (Ziv et al. 2024) hides spans of frames in place of single ones.
+           (Ziv et al. 2024) hides spans of frames in place of single ones, behind no prompt.
   "all"    VampNet (Garcia et al. 2023) and StemGen (Parker et al. 2024): any code of any level.
 
 Generation (Chang et al. 2022, "MaskGIT") draws every hidden code in each pass and hides again those
@@ -39,20 +39,28 @@ class MaskingConfig:
 
     Attributes:
       hide: one of `HIDES`.
-      span: frames that are hidden together.
+      span: frames that are hidden together: in training spans that begin anywhere and may overlap,
+        in generation blocks side by side.
+      prompt: with "level", whether training leaves a random prompt in front.
       steps: passes for each level (SoundStorm: 16, 1, 1, ...; the last number goes for the levels
         behind it), with "all" the first one for everything.
       noise: weight of the Gumbel noise on the log-probabilities that rank codes, falling to 0 from
         the first pass to the last.
       causal_bias: added to that ranking, from this value at the first frame to 0 at the last: early
         codes first (StemGen, section 3.4).
+      last_guidance: where `SamplingConfig.guidance` goes to, pass by pass over a level, with the
+        share of its codes that is still hidden (MAGNeT: from 10 to 1); None leaves it as it is.
+      cooling: whether the temperature falls too, to 0 in the last pass (MAGNeT: from 3).
     """
 
     hide: str = "level"
     span: int = 1
+    prompt: bool = True
     steps: tuple[int, ...] = (16, 1)
     noise: float = 1.0
     causal_bias: float = 0.0
+    last_guidance: float | None = None
+    cooling: bool = False
 
     def __post_init__(self) -> None:
         if self.hide not in HIDES:
@@ -91,7 +99,8 @@ def training_masks(
         if config.hide == "all":
             mask = mask | (some & (jnp.arange(codebooks) == 0)[None])
             return mask, mask
-        after = jnp.arange(frames) >= jax.random.randint(prompt_key, (), 0, frames)
+        begin = jax.random.randint(prompt_key, (), 0, frames) if config.prompt else 0
+        after = jnp.arange(frames) >= begin
         level = jax.random.randint(level_key, (), 0, codebooks)
         own = (jnp.arange(codebooks) == level)[None]
         scored = own & after[:, None] & (mask | some)
@@ -133,7 +142,8 @@ class FrozenMasked:
         """Codes of `frames` frames.
 
         Args:
-          seeds, condition, sampling, variants: see `FrozenLM.generate`.
+          seeds, condition, sampling, variants: see `FrozenLM.generate`; the weights of `variants`
+            stay as they are whatever `last_guidance` says.
           prompt: codes to keep, at the front, prompt_frames of them (all by default); or, with
             `known`, a whole clip of `frames` frames.
           known: True at the codes of the prompt that stay; the others are made anew: in the middle
@@ -149,8 +159,11 @@ class FrozenMasked:
         given, fixed = self._given(batch, frames, prompt, prompt_frames, known)
         shape = (batch, frames)
         stacked, weights = weighted(config, shape, condition, sampling.guidance, variants)
+        last, ends = self.masking.last_guidance, jnp.stack([weights, weights])
+        if last is not None and variants is None and len(weights) == 2:
+            ends = ends.at[1].set(jnp.asarray([last, 1.0 - last]))
         return _generate(
-            self, seeds, given, fixed, stacked, weights, sampling.numbers(), sampling.filters
+            self, seeds, given, fixed, stacked, ends, sampling.numbers(), sampling.filters
         )
 
     def _given(
@@ -176,10 +189,11 @@ def _generate(
     given: Int[Array, "B F K"],
     fixed: Bool[Array, "B F K"],
     condition: Condition,
-    weights: Float[Array, " G"],
+    ends: Float[Array, "2 G"],
     numbers: dict[str, Array],
     filters: tuple[bool, bool],
 ) -> Int[Array, "B F K"]:
+    """`ends` are the weights of the variants in the first pass and where they go to."""
     config, masking = model.config, model.masking
     special = jnp.asarray(config.sizes)[None, None]
     codes = jnp.where(fixed, given, special)
@@ -193,7 +207,10 @@ def _generate(
         def one_pass(i: Array, codes: Array, keys: Key, missing: Array, count: int) -> Array:
             keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, i)
             progress = (i + 1) / count
-            settings = condition, weights, numbers, filters
+            weights = ends[1] + jnp.cos(i / count * np.pi / 2) * (ends[0] - ends[1])
+            heat = 1 - progress if masking.cooling else 1.0
+            cooled = numbers | {"temperature": numbers["temperature"] * heat}
+            settings = condition, weights, cooled, filters
             return _pass(model, keys, codes, missing, progress, *settings)
 
         one_level = functools.partial(one_pass, keys=own, missing=missing, count=count)
@@ -224,11 +241,14 @@ def _pass(
     certainty = jnp.take_along_axis(logs, drawn[..., None], axis=-1)[..., 0]
     codes = jnp.where(hidden, drawn, codes)
     rank = _ranking(model.masking, keys, certainty, progress)
+    # A span is as certain as its most certain new code (MAGNeT).
+    rank = _largest_of_span(jnp.where(hidden, rank, -jnp.inf), model.masking.span)
     # What was drawn in a pass before stays: only new codes can be hidden again.
     rank = jnp.where(hidden, rank, jnp.inf)
     left = jnp.floor(jnp.cos(progress * np.pi / 2) * missing.sum(axis=(1, 2)))
     order = jnp.argsort(rank.reshape(rank.shape[0], -1), axis=1).argsort(axis=1)
     again = (order < left[:, None]).reshape(rank.shape) & hidden
+    again = _largest_of_span(again, model.masking.span) & hidden
     return jnp.where(again, special, codes)
 
 
@@ -241,10 +261,12 @@ def _ranking(
         lambda key: jax.random.gumbel(jax.random.fold_in(key, 1), certainty.shape[1:])
     )(keys)
     rank = certainty + masking.noise * (1 - progress) * noise
-    rank = rank + masking.causal_bias * (1 - jnp.arange(frames) / frames)[None, :, None]
-    if masking.span > 1:
-        # A span is as certain as its most certain code (MAGNeT, section 3.2).
-        block = jnp.arange(frames) // masking.span
-        best = jax.vmap(lambda x: jax.ops.segment_max(x, block, num_segments=frames))(rank)
-        rank = best[:, block]
-    return rank
+    return rank + masking.causal_bias * (1 - jnp.arange(frames) / frames)[None, :, None]
+
+
+def _largest_of_span(x: Array, span: int) -> Array:
+    """The largest value in each block of `span` frames of [B, F, K], at all frames of the block."""
+    batch, frames, codebooks = x.shape
+    x = jnp.pad(x, ((0, 0), (0, -frames % span), (0, 0)), mode="edge")
+    best = x.reshape(batch, -1, span, codebooks).max(axis=2)
+    return jnp.repeat(best, span, axis=1)[:, :frames]

@@ -46,11 +46,11 @@ class Attention(nn.Module):
         self,
         x: Float[Array, "B L D"],
         memory: Float[Array, "B C W"] | None = None,
-        mask: Bool[Array, "B C"] | None = None,
+        mask: Bool[Array, "#B #L C"] | None = None,
         bias: Float[Array, "#B #H L C"] | None = None,
     ) -> Float[Array, "B L D"]:
-        """Attends from `x` to `memory` (to itself where None); `mask` is True at the positions that
-        may be seen, `bias` is added to the scores."""
+        """Attends from `x` to `memory` (to itself where None); `mask` is True where a position may
+        see another, `bias` is added to the scores."""
 
         def project(name: str, heads: int) -> nn.DenseGeneral:
             return nn.DenseGeneral(
@@ -65,7 +65,7 @@ class Attention(nn.Module):
             positions = jnp.arange(x.shape[1])[:, None]
             query = rope(query, positions, self.rope_base)
             key = rope(key, positions, self.rope_base)
-        seen = None if mask is None else mask[:, None, None, :]
+        seen = None if mask is None else mask[:, None]
         if self.window:
             at = np.arange(x.shape[1])
             near = jnp.asarray(visible(at[:, None], at, self.window, self.sink))

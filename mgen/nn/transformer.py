@@ -104,7 +104,8 @@ class Block(nn.Module):
         self,
         x: Float[Array, "B L D"],
         memory: Float[Array, "B C D"] | None,
-        mask: Bool[Array, "B C"] | None,
+        mask: Bool[Array, "B 1 C"] | None,
+        seen: Bool[Array, "B #L L"] | None,
         bias: Float[Array, "1 H L L"] | None,
     ) -> tuple[Float[Array, "B L D"], Float[Array, "B L D"] | None]:
         config = self.config
@@ -143,8 +144,7 @@ class Block(nn.Module):
             name="attention",
             **heads,
         )
-        own_mask = mask if memory is None else None
-        x = residual(x, lambda h: attention(h, None, own_mask, bias), "attention")
+        x = residual(x, lambda h: attention(h, None, seen, bias), "attention")
         if config.cross and memory is not None:
             cross = Attention(name="cross_attention", **heads)
             x = residual(x, lambda h: cross(h, memory, mask), "cross_attention")
@@ -164,10 +164,12 @@ class Transformer(nn.Module):
         memory: Float[Array, "B C D"] | None = None,
         mask: Bool[Array, "B C"] | None = None,
         train: bool = False,
+        seen: Bool[Array, "B L L"] | None = None,
     ) -> Float[Array, "B L D"]:
         """The last block's output, normalised in a pre-norm stack; `mask` is True where `memory`
-        (`x` itself in a stack without one) may be seen."""
-        return self.run(x, memory, mask, train, hidden=False)[0]
+        (`x` itself in a stack without one) may be seen, `seen` where a position of `x` may see
+        another one."""
+        return self.run(x, memory, mask, seen, train, hidden=False)[0]
 
     def hidden_states(
         self,
@@ -177,13 +179,19 @@ class Transformer(nn.Module):
     ) -> Float[Array, "N B L D"]:
         """What every layer sees and gives, N = layers + 1: the input, the output of each block, the
         last one normalised in a pre-norm stack."""
-        out, blocks = self.run(x, None, mask, train, hidden=True)
+        out, blocks = self.run(x, None, mask, None, train, hidden=True)
         assert blocks is not None
         return jnp.concatenate([x[None].astype(out.dtype), blocks[:-1], out[None]])
 
     @nn.compact
     def run(
-        self, x: Array, memory: Array | None, mask: Array | None, train: bool, hidden: bool
+        self,
+        x: Array,
+        memory: Array | None,
+        mask: Array | None,
+        seen: Array | None,
+        train: bool,
+        hidden: bool,
     ) -> tuple[Array, Array | None]:
         """Output, and where `hidden` the outputs of all blocks [layers, B, L, D] before the final
         norm."""
@@ -193,6 +201,9 @@ class Transformer(nn.Module):
             policy = REMAT_POLICIES[config.remat]
             block = nn.remat(Block, policy=policy, prevent_cse=not config.scan)
         x = x.astype(config.dtype)
+        mask = None if mask is None else mask[:, None]
+        if memory is None and mask is not None:
+            seen = mask if seen is None else mask & seen
         bias = None
         if config.relative_buckets:
             bias = RelativeBias(
@@ -210,11 +221,12 @@ class Transformer(nn.Module):
                 in_axes=nn.broadcast,
                 length=config.layers,
             )
-            x, blocks = stack(config, train, hidden, name="layers")(x, memory, mask, bias)
+            x, blocks = stack(config, train, hidden, name="layers")(x, memory, mask, seen, bias)
         else:
             outputs = []
             for i in range(config.layers):
-                x, output = block(config, train, hidden, name=f"layers_{i}")(x, memory, mask, bias)
+                layer = block(config, train, hidden, name=f"layers_{i}")
+                x, output = layer(x, memory, mask, seen, bias)
                 outputs.append(output)
             blocks = jnp.stack(outputs) if hidden else None
         if config.norm_position == "pre":

@@ -10,6 +10,7 @@ import pytest
 from mgen import tree
 from mgen.errors import UserError
 from mgen.kmeans import Codebook
+from mgen.lm.stages import FrozenStage
 from mgen.lm.task import Task
 
 
@@ -38,6 +39,8 @@ def random_batch(task, seed=0):
         ("tiny_musiclm", "coarse,smoke"),
         ("tiny_magenta_rt", "smoke"),
         ("tiny_soundstorm", "smoke"),
+        ("tiny_magnet", "smoke"),
+        ("tiny_musicrl", "smoke"),
     ],
 )
 def test_smoke_config_learns_a_batch(name, arg):
@@ -119,7 +122,7 @@ def test_manifest_names_the_streams():
     )
 
 
-@pytest.mark.parametrize(
+FULL_SIZE = pytest.mark.parametrize(
     "name, arg, parameters, frames",
     [
         ("musicgen_small", "", 420_371_456, 1500),
@@ -131,8 +134,17 @@ def test_manifest_names_the_streams():
         ("magenta_rt_base", "", 200_398_848, 300),
         ("soundstorm_350m", "", 316_015_616, 1500),
         ("stemgen_250m", "", 250_664_960, 1000),
+        ("magnet_small", "", 420_371_456, 1500),
+        ("vampnet", "coarse", 338_224_000, 574),
+        ("vampnet", "fine", 293_662_080, 172),
+        ("musicrl", "", 434_182_656, 250),
+        ("yue_7b", "tracks", 6_493_057_024, 4000),
+        ("yue_7b", "residual", 1_000_450_048, 300),
     ],
 )
+
+
+@FULL_SIZE
 def test_full_size_configs(name, arg, parameters, frames):
     task = Task(config_of(name, arg))
     state = jax.eval_shape(task.init, jax.random.key(0))
@@ -144,23 +156,17 @@ def test_full_size_configs(name, arg, parameters, frames):
     assert metrics["loss"].shape == ()
 
 
-@pytest.mark.parametrize("name, arg", [("musicgen_small", ""), ("musiclm_430m", "coarse")])
-def test_full_size_sampling_has_a_shape(name, arg):
-    from mgen.lm import decode, sample
-    from mgen.lm.condition import Condition
-
+@FULL_SIZE
+def test_full_size_sampling_has_a_shape(name, arg, parameters, frames):
     task = Task(config_of(name, arg))
-    config, state = task.lm_config, jax.eval_shape(task.init, jax.random.key(0))
-    weights = jax.eval_shape(lambda p: decode.arrange(config, p), state.params)
+    state = jax.eval_shape(task.init, jax.random.key(0))
+    assert tree.size(state.params) == parameters
     _, condition = jax.eval_shape(task.inputs, state.variables, task.batch_spec(2))
     condition = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), condition)
 
-    frames = task.stage.frames(task.config.data.seconds)
+    def generate(params, seeds):
+        lm = FrozenStage.from_trained(task.config, params, {}).lm
+        return lm.generate(frames=frames, seeds=seeds, condition=condition)
 
-    def generate(weights, seeds):
-        frozen = sample.FrozenLM(config, weights)
-        return frozen.generate(frames=frames, seeds=seeds, condition=condition)
-
-    assert isinstance(condition, Condition)
-    codes = jax.eval_shape(generate, weights, jnp.zeros(2, jnp.int32))
-    assert codes.shape == (2, frames, config.num_codebooks)
+    codes = jax.eval_shape(generate, state.params, jnp.zeros(2, jnp.int32))
+    assert codes.shape == (2, frames, task.lm_config.num_codebooks)

@@ -58,9 +58,9 @@ def test_module_is_cached_attention_of_its_projections(rotary):
 def test_masked_memory_has_no_influence():
     module = Attention(heads=2, kv_heads=2, head_dim=8)
     x, memory = (jax.random.normal(jax.random.key(i), (B, C, D)) for i in range(2))
-    mask = jnp.asarray([[True, True, False, False, False], [True] * 5])
+    mask = jnp.asarray([[True, True, False, False, False], [True] * 5])[:, None]
     params = module.init(jax.random.key(2), x, memory, mask)
-    changed = jnp.where(mask[..., None], memory, 100.0)
+    changed = jnp.where(mask[:, 0, :, None], memory, 100.0)
     np.testing.assert_array_equal(
         module.apply(params, x, memory, mask), module.apply(params, x, changed, mask)
     )
