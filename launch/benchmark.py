@@ -1,6 +1,7 @@
 """Time this code against its peers: same machine, same run, same threads, the peer at its best.
 
   mgen benchmark --suite=codec,lm_decode,inputs --json=out/benchmark.json
+  mgen benchmark --suite=lm_decode,lm_generate --smoke   # does it run?
 
 A ratio above 1 means that this code is better. Suites live in launch/suites/.
 """
@@ -22,6 +23,7 @@ from mgen import cli
 from mgen.errors import UserError
 
 _SUITE = flags.DEFINE_list("suite", None, "Suites to run; all of them by default.")
+_SMOKE = flags.DEFINE_bool("smoke", False, "Smallest sizes, for suites that have them.")
 _JSON = flags.DEFINE_string("json", "", "Also write the rows to this file.")
 
 
@@ -34,7 +36,8 @@ def main(argv: list[str]) -> None:
     for name in _SUITE.value or known:
         if name not in known:
             raise UserError(f"--suite={name}: unknown, expected some of {', '.join(known)}")
-        rows += importlib.import_module(f"mgen.launch.suites.{name}").run()
+        suite = importlib.import_module(f"mgen.launch.suites.{name}")
+        rows += suite.run(suite.SMOKE) if _SMOKE.value and hasattr(suite, "SMOKE") else suite.run()
     table = Table(
         "suite", "case", "unit", "ours", "peer", "ratio", title="ratio > 1: ours is better"
     )

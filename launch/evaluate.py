@@ -25,7 +25,7 @@ _OUT = flags.DEFINE_string("out", "", "Folder for report.json, audio and picture
 
 def main(argv: list[str]) -> None:
     del argv
-    from mgen import clips
+    from mgen import clips, tree
     from mgen.inputs import pipeline
     from mgen.sharding import mesh
     from mgen.train import checkpoint, loop
@@ -44,6 +44,7 @@ def main(argv: list[str]) -> None:
     report |= task.baseline(
         make_data(config.data.train_split, train=True), make_data(_SPLIT.value, train=False)
     )
+    report["parameters"] = tree.size(task.generator_params(state))
     for name, value in sorted(report.items()):
         print(f"{name:32} {value:.4g}")
     if _OUT.value:

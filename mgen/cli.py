@@ -29,6 +29,7 @@ COMMANDS = {
     "export": "trained models as a TensorFlow SavedModel and as jax.export programs",
     "probe": "what encoders hear in held-out pieces, against chance and log-mel",
     "audit": "what a language model says by heart of its training data",
+    "ablate": "train and score every variant of a config in configs/ablation, as one table",
     "score": "whether clips fit the prompts that they were made from",
     "demo_hierarchy": "the MusicLM chain in small, from text to audio",
     "demo_tokens": "text-music embedding, semantic encoder and tokens, trained in minutes",

@@ -1,12 +1,17 @@
-"""The demos' last word: one table on the screen, the same figures in `report.json`."""
+"""The last word of demos and ablations: one table on the screen, the same figures in
+`report.json`."""
 
 import json
 import shutil
+import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+from mgen.train import logging
 
 
 def write(out: Path, title: str, rows: dict[str, tuple[float, str, str]]) -> None:
@@ -75,6 +80,33 @@ def hierarchy(out: Path, stages: list[str]) -> None:
         rows[f"{name}/shuffled"] = (found["shuffled"], "cosine", "clips and others' prompts")
         rows[f"{name}/difference"] = (found["difference"], "cosine", interval)
     write(out, f"clips: {out}/*/*.wav", rows)
+
+
+# Figures of an ablation, where a family has them, and how they are written.
+ABLATION = {
+    "generation_steps": ".0f",
+    "parameters": ",.0f",
+    "cross_entropy": ".3f",
+    "unigram_cross_entropy": ".3f",
+    "steps_per_second": ".3g",
+}
+
+
+def ablation(out: Path, variants: Sequence[str]) -> None:
+    """The table of `launch/ablate.py`: a row a variant from its evaluation and its training log
+    (the median speed, so that compiling and pauses do not count)."""
+    found = {}
+    for name in variants:
+        speeds = logging.read_scalars(out / "work" / name / "logs", "train/steps_per_second")
+        speed = statistics.median(value for _, value in speeds)
+        found[name] = _read(out / name / "report.json") | {"steps_per_second": speed}
+    figures = [f for f in ABLATION if all(f in values for values in found.values())]
+    table = Table("variant", *figures, title="losses in nats a code, held-out pieces")
+    for name, values in found.items():
+        table.add_row(name, *(format(values[f], ABLATION[f]) for f in figures))
+    Console(width=110).print(table)
+    rows = {name: {f: values[f] for f in figures} for name, values in found.items()}
+    _write_json(out / "report.json", rows)
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:

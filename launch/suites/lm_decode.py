@@ -6,6 +6,7 @@ runs in inference mode with its key-value cache, not compiled: `torch.compile` g
 and lost 18% at batch 8 (BENCHMARKS.md). Turns alternate.
 """
 
+import dataclasses
 import os
 import statistics
 import time
@@ -23,16 +24,35 @@ from mgen.lm.condition import Condition
 from mgen.lm.config import LMConfig
 from mgen.lm.sample import FrozenLM
 
-PROMPT = 64  # positions in the cache before the first timed step
-STEPS = 8  # of a turn
-TURNS = 3
 VECTORS = 16
 TEXT_WIDTH = 768  # of T5-base
-BATCHES = (1, 8)
 SLOTS = np.arange(4)[None]  # a step holds all codebooks
 
 
-def run() -> list[dict[str, Any]]:
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """How much is timed.
+
+    Attributes:
+      prompt: positions in the cache before the first timed step; steps: of a turn.
+      turns: timed runs of each side, after one that compiles; the median counts.
+      shape: fields of transformers' `MusicgenDecoderConfig`, whose defaults are those of small.
+    """
+
+    prompt: int = 64
+    steps: int = 8
+    turns: int = 3
+    batches: tuple[int, ...] = (1, 8)
+    shape: dict[str, int] = dataclasses.field(default_factory=dict)
+
+
+FULL = Sizes()
+SMOKE = Sizes(
+    8, 2, 1, (2,), dict(hidden_size=64, num_hidden_layers=2, num_attention_heads=2, ffn_dim=128)
+)
+
+
+def run(sizes: Sizes = FULL) -> list[dict[str, Any]]:
     """Rows {suite, case, unit, ours, peer, ratio}: decoded steps and prompt positions a second."""
     try:
         import torch
@@ -41,7 +61,7 @@ def run() -> list[dict[str, Any]]:
         raise UserError(f"lm_decode: {error}; install the extra `parity`") from error
     torch.set_num_threads(os.cpu_count() or 1)
     torch.manual_seed(0)
-    shape = transformers.MusicgenDecoderConfig()
+    shape = transformers.MusicgenDecoderConfig(**sizes.shape)
     with torch.inference_mode():
         model = transformers.MusicgenForCausalLM(shape).eval()
         projection = torch.nn.Linear(TEXT_WIDTH, shape.hidden_size)
@@ -50,16 +70,18 @@ def run() -> list[dict[str, Any]]:
     state |= {f"enc_to_dec_proj.{n}": p.numpy() for n, p in projection.state_dict().items()}
     frozen = FrozenLM.from_trained(config, musicgen.lm_params(config, state))
     rows = []
-    for batch in BATCHES:
+    for batch in sizes.batches:
         rng = np.random.default_rng(0)
         streams, codes = config.num_codebooks, config.codebook_size
-        prompt = rng.integers(0, codes, (batch, PROMPT, streams), dtype=np.int32)
+        prompt = rng.integers(0, codes, (batch, sizes.prompt, streams), dtype=np.int32)
         vectors = rng.standard_normal((batch, VECTORS, TEXT_WIDTH), dtype=np.float32)
-        rows += _compare(_Ours(frozen, prompt, vectors), _Peer(model, projection, prompt, vectors))
+        ours = _Ours(frozen, prompt, vectors, sizes.steps)
+        peer = _Peer(model, projection, prompt, vectors, sizes.steps)
+        rows += _compare(ours, peer, sizes)
     return rows
 
 
-def _compare(ours: "_Ours", peer: "_Peer") -> list[dict[str, Any]]:
+def _compare(ours: "_Ours", peer: "_Peer", sizes: Sizes) -> list[dict[str, Any]]:
     """Both sides in turns, so that a busy machine slows them alike."""
     seconds: dict[str, list[float]] = {}
 
@@ -69,7 +91,7 @@ def _compare(ours: "_Ours", peer: "_Peer") -> list[dict[str, Any]]:
         seconds.setdefault(name, []).append(time.perf_counter() - start)
         return result
 
-    for _ in range(TURNS + 1):  # The first turn compiles and warms up.
+    for _ in range(sizes.turns + 1):  # The first turn compiles and warms up.
         timed("ours prefill", ours.prefill)
         timed("peer prefill", peer.prefill)
         logits = timed("ours decode", ours.decode)
@@ -78,12 +100,12 @@ def _compare(ours: "_Ours", peer: "_Peer") -> list[dict[str, Any]]:
         np.testing.assert_allclose(logits, expected, atol=1e-3)
     medians = {name: statistics.median(values[1:]) for name, values in seconds.items()}
     rows = []
-    for operation, count in (("decode", STEPS), ("prefill", PROMPT)):
+    for operation, count in (("decode", sizes.steps), ("prefill", sizes.prompt)):
         rate = {side: count / medians[f"{side} {operation}"] for side in ("ours", "peer")}
         rows.append(
             dict(
                 suite="lm_decode",
-                case=f"{operation}, MusicGen small, batch {ours.batch}",
+                case=f"{operation}, MusicGen of dim {ours.dim}, batch {ours.batch}",
                 unit="steps/s" if operation == "decode" else "positions/s",
                 **rate,
                 ratio=rate["ours"] / rate["peer"],
@@ -93,15 +115,16 @@ def _compare(ours: "_Ours", peer: "_Peer") -> list[dict[str, Any]]:
 
 
 class _Ours:
-    """`mgen.lm.decode`: prefill in one program, STEPS greedy steps in another."""
+    """`mgen.lm.decode`: prefill in one program, all greedy steps in another."""
 
-    def __init__(self, model: FrozenLM, prompt: np.ndarray, vectors: np.ndarray):
-        config, self.batch = model.config, len(prompt)
+    def __init__(self, model: FrozenLM, prompt: np.ndarray, vectors: np.ndarray, count: int):
+        config, self.batch, length = model.config, len(prompt), prompt.shape[1]
+        self.dim = config.dim
         condition = Condition(vectors=jnp.asarray(vectors), mask=jnp.ones(vectors.shape[:2], bool))
         empty = jnp.zeros((self.batch, config.num_codebooks, config.codebook_size))
 
         def prefill(weights: Any, condition: Condition, tokens: jax.Array) -> decode.Cache:
-            cache = decode.init_cache(config.transformer, self.batch, PROMPT + STEPS)
+            cache = decode.init_cache(config.transformer, self.batch, length + count)
             cache = decode.remember_condition(config, weights, cache, condition)
             return _forward(config, weights, cache, condition, tokens, 0)[1]
 
@@ -114,7 +137,7 @@ class _Ours:
 
             start = jnp.zeros((self.batch, config.num_codebooks), jnp.int32)
             carry = (start, empty, cache)
-            return jax.lax.fori_loop(PROMPT, PROMPT + STEPS, body, carry)[1]
+            return jax.lax.fori_loop(length, length + count, body, carry)[1]
 
         prefill, steps = jax.jit(prefill), jax.jit(steps)
         self._prefill = lambda: prefill(model.weights, condition, jnp.asarray(prompt))
@@ -146,12 +169,14 @@ def _forward(
 class _Peer:
     """transformers, eager: its cache grows by one position a step."""
 
-    def __init__(self, model: Any, projection: Any, prompt: np.ndarray, vectors: np.ndarray):
+    def __init__(
+        self, model: Any, projection: Any, prompt: np.ndarray, vectors: np.ndarray, count: int
+    ):
         import torch
 
-        self._model, self._batch = model, len(prompt)
-        self._streams = prompt.shape[2]
-        self._prompt = torch.from_numpy(prompt.transpose(0, 2, 1).reshape(-1, PROMPT).copy())
+        self._model, self._count = model, count
+        self._batch, length, self._streams = prompt.shape
+        self._prompt = torch.from_numpy(prompt.transpose(0, 2, 1).reshape(-1, length).copy())
         self._projection, self._vectors = projection, torch.from_numpy(vectors)
 
     def _run(self, tokens: Any, cache: Any) -> Any:
@@ -175,7 +200,7 @@ class _Peer:
 
         tokens = torch.zeros((self._batch * self._streams, 1), dtype=torch.long)
         with torch.inference_mode():
-            for _ in range(STEPS):
+            for _ in range(self._count):
                 logits = self._run(tokens, self._cache).logits[:, -1]
                 tokens = logits.argmax(dim=-1, keepdim=True)
         return logits.reshape(self._batch, self._streams, -1).numpy()

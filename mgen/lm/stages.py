@@ -109,7 +109,8 @@ class Timeline:
     ):
         """A clip of `seconds` in all; `prompt` holds streams int32 [B, F, K] to go on from."""
         self.frozen, self.stage = stage, stage.stage
-        self.seeds, self.directions, self.sampling = np.asarray(seeds), directions, sampling
+        self.seeds = np.asarray(seeds, np.int64)  # windows make large numbers of them
+        self.directions, self.sampling = directions, sampling
         self.total = self.stage.frames(seconds)
         self.window = self.stage.frames(stage.seconds)
         self.stride = max(1, round(self.window * STRIDE))

@@ -193,11 +193,17 @@ class Task(task.Task):
 
     def baseline(self, train_data: Iterator[Batch], held_out: Iterator[Batch]) -> Metrics:
         """Loss on held-out codes of the training codes' frequencies (add-one smoothed): what a
-        model scores that ignores context."""
+        model scores that ignores context. And the steps in which a crop is generated."""
         train_counts = self._counts(itertools.islice(train_data, BASELINE_BATCHES))
         counts = self._counts(itertools.islice(held_out, BASELINE_BATCHES))
         nats = unigram.cross_entropy(train_counts, counts, self.lm_config.sizes)
-        return {"unigram_cross_entropy": nats.mean()}
+        return {"unigram_cross_entropy": nats.mean(), "generation_steps": self.generation_steps()}
+
+    def generation_steps(self) -> int:
+        """Passes of the model in which a crop is generated."""
+        if self.lm_config.objective == "masked":
+            return sum(self.masking.passes(self.lm_config.num_codebooks))
+        return self.lm_config.make_layout().steps(self.stage.frames(self.config.data.seconds))
 
     def _counts(self, batches: Iterator[Batch]) -> Int[np.ndarray, "K V"]:
         config = self.lm_config

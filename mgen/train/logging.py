@@ -42,6 +42,20 @@ def make_writer(folder: str | Path, prefer_clu: bool = True) -> MetricWriter:
     return EventFileWriter(folder)
 
 
+def read_scalars(folder: str | Path, name: str) -> list[tuple[int, float]]:
+    """(step, value) of a scalar from the event files in `folder`, oldest first."""
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+    from tensorboard.util import tensor_util
+
+    return [
+        (event.step, float(tensor_util.make_ndarray(value.tensor)))
+        for path in sorted(Path(folder).glob("events.out.tfevents.*"))
+        for event in EventFileLoader(os.fspath(path)).Load()
+        for value in event.summary.value
+        if value.tag == name
+    ]
+
+
 class EventFileWriter:
     """TensorBoard events without TensorFlow; see `MetricWriter`. Images are [N, H, W, 3] in [0, 1],
     audio is [N, T, C]."""

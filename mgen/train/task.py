@@ -66,7 +66,8 @@ class Task(abc.ABC):
         return {}
 
     def baseline(self, train_data: Iterator[Batch], held_out: Iterator[Batch]) -> Metrics:
-        """Optional, on the host: what a trivial model scores, for `launch/evaluate.py` to print."""
+        """Optional, on the host, for `launch/evaluate.py` to print beside the scores: what a
+        trivial model scores, what a sample costs."""
         del train_data, held_out
         return {}
 

@@ -11,7 +11,7 @@ from mgen.errors import UserError
 from mgen.lm.condition import absent
 from mgen.lm.filters import SamplingConfig
 from mgen.lm.masked import FrozenMasked, MaskingConfig, training_masks
-from mgen.lm.model import LM
+from mgen.lm.model import LM, stack_layers
 
 SEEDS = np.asarray([5, 6, 7])
 SAMPLING = SamplingConfig(top_k=7, guidance=2.0)
@@ -97,6 +97,13 @@ def test_one_pass_a_level_takes_the_likeliest_codes_of_the_training_model(model)
         logits = nothing + 3.0 * (apply(seen, condition) - nothing)
         seen[:, :, level] = np.asarray(logits.argmax(-1))[:, :, level]
     np.testing.assert_array_equal(codes, seen)
+
+
+def test_a_scanned_model_generates_the_same(model):
+    config, params, condition = model
+    scanned = dataclasses.replace(config, scan=True, remat="dots"), stack_layers(params), condition
+    assert "layers" in scanned[1]["conformer"]
+    np.testing.assert_array_equal(generate(scanned), generate(model))
 
 
 def test_the_most_certain_codes_stay(model):
