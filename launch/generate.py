@@ -2,6 +2,8 @@
 
 mgen generate --lm=out/lm --codec=out/codec --out=out/clips --n=3 --duration=6
 mgen generate --lm=SEMANTIC,COARSE,FINE --codec=CODEC --joint=JOINT --prompt="a slow waltz" ...
+mgen generate ... --melody=tune.wav --negative="drums"
+mgen generate --lm=SEMANTIC,SOUNDSTORM ... --audio_prompt=clip.wav --start=2 --end=4
 """
 
 import sys
@@ -19,6 +21,8 @@ _OUT = flags.DEFINE_string("out", None, "Folder for the clips.", required=True)
 _JOINT = flags.DEFINE_string("joint", "", "Workdir of a joint embedding, for text and style.")
 _SEMANTIC = flags.DEFINE_string("semantic", "", "Workdir of an encoder, for audio prompts.")
 _BOOK = flags.DEFINE_string("semantic_codebook", "", "Its codebook.")
+_TUNE = flags.DEFINE_string("melody_model", "", "Workdir of a melody embedding, for melodies.")
+_TUNE_BOOK = flags.DEFINE_string("melody_codebook", "", "Its codebook.")
 _N = flags.DEFINE_integer("n", 1, "Number of clips.", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the first clip; the others count up.")
 _WISH = wish.define_flags()
@@ -34,7 +38,8 @@ def main(argv: list[str]) -> None:
 
     clips.make_folder(_OUT.value)
     sampling = _SAMPLING(len(_LM.value))
-    model = chain.load(_LM.value, _CODEC.value, _JOINT.value, _SEMANTIC.value, _BOOK.value)
+    others = (_JOINT, _SEMANTIC, _BOOK, _TUNE, _TUNE_BOOK)
+    model = chain.load(_LM.value, _CODEC.value, *(flag.value for flag in others))
     seeds = list(range(_SEED.value, _SEED.value + _N.value))
     with clips.stopwatch() as watch:
         made = model.best(_WISH(), seeds, sampling, _BEST.value)

@@ -26,6 +26,7 @@ _MODELS = [
     flags.DEFINE_string("joint_codebook", "", "Its codebook, from fit_codebook."),
     flags.DEFINE_string("melody", "", "Workdir of a melody embedding: its tokens and vectors."),
     flags.DEFINE_string("melody_codebook", "", "Its codebook, fitted with --stride_seconds=3."),
+    flags.DEFINE_bool("chroma", False, "The loudest pitch class over time, as MusicGen reads it."),
 ]
 _SPLITS = flags.DEFINE_list("splits", "train,validation,test", "Splits to tokenize.")
 _OPTIONS = [

@@ -5,13 +5,14 @@ the notebooks call them.
 """
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mgen.audio import io
+from mgen.audio import chroma, io
 from mgen.codec.sample import FrozenCodec
 from mgen.errors import UserError
 from mgen.inputs import attributes
@@ -22,7 +23,9 @@ from mgen.joint.sample import FrozenJoint
 from mgen.kmeans import Codebook
 from mgen.lm import stages
 from mgen.lm.filters import SamplingConfig
+from mgen.lm.masked import FrozenMasked
 from mgen.lm.stages import Directions, FrozenStage, Timeline
+from mgen.lm.streams import CHROMA, JOINT, JOINT_VECTORS, MELODY
 from mgen.semantic.config import SemanticConfig
 from mgen.semantic.sample import FrozenSemantic
 from mgen.train.checkpoint import Trained, load_trained
@@ -67,7 +70,8 @@ class Chain:
 
     Attributes:
       joint, vocabulary: for text and style; semantic, semantic_codebook: for prompts of a chain
-        with a semantic stage. None where they are not needed.
+        with a semantic stage; melody, melody_codebook: for tunes, where a stage reads their tokens.
+        None where they are not needed.
       about: fingerprints of all, for the JSON beside a clip.
     """
 
@@ -77,6 +81,8 @@ class Chain:
     vocabulary: Vocabulary | None = None
     semantic: FrozenSemantic | None = None
     semantic_codebook: Codebook | None = None
+    melody: FrozenJoint | None = None
+    melody_codebook: Codebook | None = None
     about: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
@@ -136,14 +142,18 @@ class Chain:
         self, wish: Wish, seeds: ndarray, sampling: Sequence[SamplingConfig]
     ) -> Iterator[dict[str, ndarray]]:
         """All token streams int32 [B, F, K] as far as they are made, after each window."""
-        seeds = np.asarray(seeds)
+        seeds, hole = np.asarray(seeds), self._hole(wish)
+        if wish.negative and all(own.guidance == 1 for own in sampling):
+            raise UserError(f"--negative={wish.negative}: expected another --guidance than 1")
+        if hole:
+            wish = dataclasses.replace(wish, duration=io.info(wish.audio_prompt).duration)
         directions = self._directions(wish, len(seeds))
-        given = self._prompt(wish, len(seeds)) if wish.audio_prompt else None
+        prompt = self._prompt(wish, len(seeds)) if wish.audio_prompt else None
         timelines = [
-            Timeline(stage, wish.duration, seeds, directions, own, given)
+            Timeline(stage, wish.duration, seeds, directions, own, prompt, hole)
             for stage, own in zip(self.stages, sampling, strict=True)
         ]
-        return stages.run(timelines)
+        return stages.run(timelines, self._melody(wish, len(seeds)) if wish.melody else None)
 
     def scores(self, audio: ndarray, texts: Sequence[str]) -> ndarray:
         """Cosines [B, N] between clips [B, T, C] at the codec's rate and texts (MusicLM's MuLan
@@ -178,7 +188,16 @@ class Chain:
                 for second, text in story
             ]
         told = tuple((second, np.broadcast_to(v, (batch, v.shape[-1]))) for second, v in vectors)
-        return Directions(told, fields)
+        if not wish.negative:
+            return Directions(told, fields)
+        if self._reads.isdisjoint((JOINT, JOINT_VECTORS)):
+            raise UserError(f"--negative={wish.negative}: these models were trained without text")
+        return Directions(told, fields, np.tile(self.embed([wish.negative]), (batch, 1)))
+
+    @property
+    def _reads(self) -> frozenset[str]:
+        """Streams that some stage is conditioned on."""
+        return frozenset().union(*(stage.stage.reads for stage in self.stages))
 
     def embed(self, texts: Sequence[str]) -> ndarray:
         """Joint embeddings [B, D] of texts."""
@@ -195,7 +214,7 @@ class Chain:
         """The streams of the prompt that the stages write."""
         config, path = self.codec.config, wish.audio_prompt
         length = io.info(path).duration
-        if length >= wish.duration:
+        if length >= wish.duration and wish.start is None:
             raise UserError(
                 f"{path}: {length:.1f} s long, expected less than the {wish.duration:.1f} s of the "
                 "clip"
@@ -213,6 +232,48 @@ class Chain:
             streams["semantic"] = book.encode(features)[None, : int(length * rate)]
         return {name: np.tile(codes, (batch, 1, 1)) for name, codes in streams.items()}
 
+    def _hole(self, wish: Wish) -> tuple[float, float] | None:
+        """Seconds of the audio prompt that are made anew; None for a prompt to go on from."""
+        if wish.start is None and wish.end is None:
+            return None
+        length = io.info(wish.audio_prompt).duration if wish.audio_prompt else 0.0
+        if wish.start is None or wish.end is None or not 0 <= wish.start < wish.end <= length:
+            raise UserError(
+                f"--start={wish.start} --end={wish.end}: expected both, in order, within the "
+                f"{length:.1f} s of --audio_prompt"
+            )
+        for i, stage in enumerate(self.stages):
+            streams = {part.stream for part in stage.stage.target}
+            if "acoustic" in streams and not isinstance(stage.lm, FrozenMasked):
+                raise UserError(
+                    f"--start={wish.start}: model {i} of --lm writes from left to right, expected "
+                    "masked models for the codec's tokens"
+                )
+        return wish.start, wish.end
+
+    def _melody(self, wish: Wish, batch: int) -> dict[str, ndarray]:
+        """The streams of the tune that the stages read, as long as the clip."""
+
+        def tune(sample_rate: int, channels: int) -> ndarray:
+            audio = io.read(wish.melody, sample_rate=sample_rate, channels=channels)
+            return np.resize(audio, (math.ceil(wish.duration * sample_rate), channels))
+
+        found = {}
+        if CHROMA in self._reads:
+            found[CHROMA] = chroma.dominant(tune(chroma.SAMPLE_RATE, 1)[:, 0])
+        if MELODY in self._reads:
+            encoder, book = self.melody, self.melody_codebook
+            if encoder is None or book is None:
+                raise UserError(
+                    f"--melody={wish.melody}: expected --melody_model and --melody_codebook with it"
+                )
+            audio = tune(encoder.config.sample_rate, encoder.config.channels)
+            stride = 1.0 / book.about["frame_rate"]
+            found[MELODY] = book.encode(encoder.window_embeddings(audio, stride))
+        if not found:
+            raise UserError(f"--melody={wish.melody}: these models were trained without melodies")
+        return {name: np.tile(rows, (batch, 1, 1)) for name, rows in found.items()}
+
 
 def load(
     lms: Sequence[str | Path],
@@ -220,6 +281,8 @@ def load(
     joint: str | Path = "",
     semantic: str | Path = "",
     semantic_codebook: str | Path = "",
+    melody: str | Path = "",
+    melody_codebook: str | Path = "",
 ) -> Chain:
     """From workdirs; `UserError` where the tokens were made by other models."""
     loaded = [load_stage(workdir) for workdir in lms]
@@ -233,9 +296,16 @@ def load(
     if semantic:
         parts["semantic"], trained = load_semantic(semantic)
         own["semantic"] = trained.fingerprint
-    if semantic_codebook:
-        parts["semantic_codebook"] = Codebook.load(semantic_codebook)
-        own["semantic_codebook"] = parts["semantic_codebook"].fingerprint
+    if melody:
+        parts["melody"], trained = load_joint(melody)
+        own["melody"] = trained.fingerprint
+    for name, folder in (
+        ("semantic_codebook", semantic_codebook),
+        ("melody_codebook", melody_codebook),
+    ):
+        if folder:
+            parts[name] = Codebook.load(folder)
+            own[name] = parts[name].fingerprint
     for workdir, (_, trained) in zip(lms, loaded):
         for name, fingerprint in own.items():
             parent = trained.manifest["parents"].get(name)

@@ -25,6 +25,9 @@ class Wish:
       story: texts by second, instead of one: "0:a slow intro; 15:louder".
       condition: classes, see `mgen.inputs.attributes.parse`.
       audio_prompt: file that it goes on from; any sample rate and channel count.
+      negative: text that it should lead away from, by guidance.
+      melody: audio file of a tune that it should follow; a short one begins again.
+      start, end: s, what of the audio prompt is made anew; the clip is then as long as the file.
     """
 
     duration: float
@@ -33,6 +36,10 @@ class Wish:
     story: str = ""
     condition: str = ""
     audio_prompt: str | Path = ""
+    negative: str = ""
+    melody: str | Path = ""
+    start: float | None = None
+    end: float | None = None
 
 
 def define_flags() -> Callable[[], Wish]:
@@ -44,7 +51,11 @@ def define_flags() -> Callable[[], Wish]:
         flags.DEFINE_string("style", "", "Audio file that it should sound like."),
         flags.DEFINE_string("story", "", "Prompts by second: '0:a slow intro; 15:louder'."),
         flags.DEFINE_string("condition", "", "Such as metre=3/4,mode=minor."),
-        flags.DEFINE_string("audio_prompt", "", "Audio file to continue."),
+        flags.DEFINE_string("audio_prompt", "", "Audio file to continue, or to fill in."),
+        flags.DEFINE_string("negative", "", "What it should not sound like."),
+        flags.DEFINE_string("melody", "", "Audio file of a tune to follow."),
+        flags.DEFINE_float("start", None, "Second of --audio_prompt from which it is made anew."),
+        flags.DEFINE_float("end", None, "Second until which it is made anew."),
     )
     return lambda: Wish(**{flag.name: flag.value for flag in defined})
 

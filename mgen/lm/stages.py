@@ -89,6 +89,8 @@ class Timeline:
 
     Attributes:
       grid: int32 [B, F, K], all that there is.
+      stop: frame at which what is made ends.
+      after: int32 [B, T, K], codes that stand behind `stop`.
     """
 
     def __init__(
@@ -99,18 +101,27 @@ class Timeline:
         directions: Directions,
         sampling: SamplingConfig,
         prompt: Mapping[str, ndarray] | None = None,
+        hole: tuple[float, float] | None = None,
     ):
-        """A clip of `seconds` in all; `prompt` holds streams int32 [B, F, K] to go on from."""
+        """A clip of `seconds` in all; `prompt` holds streams int32 [B, F, K] to go on from; with
+        `hole` the whole clip, of which the codes from its first to its last second are made anew:
+        by a masked model from both sides, by another one from what is before."""
         self.frozen, self.stage = stage, stage.stage
         self.seeds, self.directions, self.sampling = np.asarray(seeds), directions, sampling
-        self.total = self.stage.frames(seconds)
+        self.total = self.stop = self.stage.frames(seconds)
         self.window = self.stage.frames(stage.seconds)
         self.stride = max(1, round(self.window * STRIDE))
         width = len(self.stage.sizes()["sizes"])
-        self.grid = np.zeros((len(self.seeds), 0, width), np.int32)
+        self.grid = self.after = np.zeros((len(self.seeds), 0, width), np.int32)
+        self.both_sides = hole is not None and isinstance(stage.lm, FrozenMasked)
         if prompt is not None:
             self.grid = np.asarray(self.stage.grid(prompt), np.int32)
-            if self.grid.shape[1] >= self.total:
+            if hole is not None:
+                self.total = self.grid.shape[1]
+                start = min(round(hole[0] * self.stage.frame_rate), self.total - 1)
+                self.stop = min(max(start + 1, round(hole[1] * self.stage.frame_rate)), self.total)
+                self.grid, self.after = self.grid[:, :start], self.grid[:, self.stop :]
+            elif self.grid.shape[1] >= self.total:
                 length = self.grid.shape[1] / self.stage.frame_rate
                 raise UserError(
                     f"the prompt is {length:.1f} s long, expected less than {seconds:.1f} s"
@@ -132,16 +143,18 @@ class Timeline:
     def extend(self, streams: Mapping[str, ndarray]) -> None:
         """Makes one window; `streams` holds what the stage reads, at least up to `next_end`."""
         begin, end = self._span()
-        prompt = self.grid[:, begin:]
+        before = self.grid.shape[1] - begin
         codes = self.frozen.lm.generate(
             frames=end - begin,
             seeds=self._seeds(begin),
-            prompt=prompt if prompt.shape[1] else None,
             sampling=self.sampling,
+            **self._prompt(begin, end),
             **self._conditions(streams, begin, end),
         )
-        made = np.asarray(codes)[:, prompt.shape[1] :]
+        made = np.asarray(codes)[:, before : self.stop - begin]
         self.grid = np.concatenate([self.grid, made], axis=1)
+        if self.grid.shape[1] == self.stop:
+            self.grid = np.concatenate([self.grid, self.after], axis=1)
 
     def streams(self) -> dict[str, ndarray]:
         """What was made so far, by stream: the levels that the stage writes."""
@@ -149,10 +162,27 @@ class Timeline:
         return {name: np.asarray(codes) for name, codes in found.items()}
 
     def _span(self) -> tuple[int, int]:
-        """Frames of the next window: the first of the fixed ones that ends behind what is made."""
-        number = max(0, -(-(self.grid.shape[1] + 1 - self.window) // self.stride))
-        begin = number * self.stride
-        return begin, min(begin + self.window, self.total)
+        """Frames of the next window: the first of the fixed ones that ends behind what is made; in
+        a hole, one with as much before the codes to come as behind them."""
+        made = self.grid.shape[1]
+        if self.both_sides:
+            margin = (self.window - min(self.stop - made, self.stride)) // 2
+            begin = max(0, min(made - margin, self.total - self.window))
+            return begin, min(begin + self.window, self.total)
+        begin = max(0, -(-(made + 1 - self.window) // self.stride)) * self.stride
+        return begin, min(begin + self.window, self.stop)
+
+    def _prompt(self, begin: int, end: int) -> dict[str, Any]:
+        """What `generate` keeps of a window."""
+        before = self.grid[:, begin:]
+        if not self.both_sides:
+            return {"prompt": before} if before.shape[1] else {}
+        batch, made, width = self.grid.shape
+        hole = np.zeros((batch, self.stop - made, width), np.int32)
+        codes = np.concatenate([before, hole, self.after], axis=1)[:, : end - begin]
+        frames = np.arange(begin, end)
+        known = (frames < made) | (frames >= self.stop)
+        return {"prompt": codes, "known": np.broadcast_to(known[None, :, None], codes.shape)}
 
     def _seeds(self, begin: int) -> ndarray:
         """A seed a clip and window; that of the first window is the clip's."""
