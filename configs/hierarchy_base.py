@@ -10,17 +10,24 @@ from mgen.errors import UserError
 from mgen.inputs import attributes, pipeline
 from mgen.train import loop, optim
 
-# The tokens of MusicLM (Agostinelli et al. 2023, section 4): SoundStream, w2v-BERT, MuLan.
+# The pitch classes of MusicGen's melody model.
+CHROMA: dict[str, Any] = dict(sample_rate=32000, frame_rate=7.8125, width=12)
+# The tokens of MusicLM (Agostinelli et al. 2023, section 4): SoundStream, w2v-BERT, MuLan, and of
+# melodies.
 MUSICLM: dict[str, dict[str, Any]] = dict(
     acoustic=dict(codebooks=12, codebook_size=1024, frame_rate=50.0, sample_rate=24000),
     semantic=dict(codebooks=1, codebook_size=1024, frame_rate=25.0),
     joint=dict(codebooks=12, codebook_size=1024, frame_rate=1.0, embed_dim=128),
+    melody=dict(codebooks=24, codebook_size=512, frame_rate=1 / 3),
 )
-# Those of `make demo-tokens`: codec/tiny_16khz, semantic/tiny_muq, joint/tiny_mulan.
+# Those of `make demo-tokens`: codec/tiny_16khz, semantic/tiny_muq, joint/tiny_mulan; and of
+# joint/tiny_melody.
 TINY: dict[str, dict[str, Any]] = dict(
     acoustic=dict(codebooks=4, codebook_size=512, frame_rate=50.0, sample_rate=16000),
     semantic=dict(codebooks=1, codebook_size=256, frame_rate=25.0),
     joint=dict(codebooks=12, codebook_size=256, frame_rate=1.0, embed_dim=64),
+    melody=dict(codebooks=12, codebook_size=256, frame_rate=1 / 3),
+    chroma=CHROMA,
 )
 # A decoder of T5 1.1's shape.
 T5: dict[str, Any] = dict(

@@ -2,6 +2,9 @@
 
 mgen generate --lm=out/lm --codec=out/codec --out=out/clips --n=3 --duration=6
 mgen generate --lm=SEMANTIC,COARSE,FINE --codec=CODEC --joint=JOINT --prompt="a slow waltz" ...
+mgen generate ... --melody=tune.wav --negative="drums"
+mgen generate --lm=SEMANTIC,SOUNDSTORM ... --audio_prompt=clip.wav --start=2 --end=4
+mgen generate --lm=STEMGEN ... --context_stems=drums.wav,piano.wav --target_stem=bass
 """
 
 import sys
@@ -14,11 +17,16 @@ from absl import flags
 from mgen import cli, wish
 
 _LM = flags.DEFINE_list("lm", None, "Workdirs of language models, in order.", required=True)
-_CODEC = flags.DEFINE_string("codec", None, "Workdir of their codec.", required=True)
+_MODELS = [
+    flags.DEFINE_string("codec", None, "Workdir of their codec.", required=True),
+    flags.DEFINE_string("joint", "", "Workdir of a joint embedding, for text and style."),
+    flags.DEFINE_string("text_encoder", "", "Folder of a T5 release, for MusicGen's text."),
+    flags.DEFINE_string("semantic", "", "Workdir of an encoder, for audio prompts."),
+    flags.DEFINE_string("semantic_codebook", "", "Its codebook."),
+    flags.DEFINE_string("melody_model", "", "Workdir of a melody embedding, for melodies."),
+    flags.DEFINE_string("melody_codebook", "", "Its codebook."),
+]
 _OUT = flags.DEFINE_string("out", None, "Folder for the clips.", required=True)
-_JOINT = flags.DEFINE_string("joint", "", "Workdir of a joint embedding, for text and style.")
-_SEMANTIC = flags.DEFINE_string("semantic", "", "Workdir of an encoder, for audio prompts.")
-_BOOK = flags.DEFINE_string("semantic_codebook", "", "Its codebook.")
 _N = flags.DEFINE_integer("n", 1, "Number of clips.", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the first clip; the others count up.")
 _WISH = wish.define_flags()
@@ -34,14 +42,14 @@ def main(argv: list[str]) -> None:
 
     clips.make_folder(_OUT.value)
     sampling = _SAMPLING(len(_LM.value))
-    model = chain.load(_LM.value, _CODEC.value, _JOINT.value, _SEMANTIC.value, _BOOK.value)
+    model = chain.load(_LM.value, **{flag.name: flag.value for flag in _MODELS})
     seeds = list(range(_SEED.value, _SEED.value + _N.value))
     asked = _WISH()
     with clips.stopwatch() as watch:
         made = model.best(asked, seeds, sampling, _BEST.value)
     seconds = made[2].shape[0] * made[2].shape[1] / model.sample_rate
     about = cli.flag_values(main) | {"models": model.about, "speed": watch.speed(seconds)}
-    context = model.context(asked) if asked.context_stems else None
+    context = model.encoders.context(asked) if asked.context_stems else None
     paths = clips.write_batch(_OUT.value, made, model.sample_rate, about, _LOUDNESS.value, context)
     print(*paths, sep="\n")
     print(watch.describe(seconds))

@@ -26,6 +26,7 @@ _MODELS = [
     flags.DEFINE_string("melody", "", "Workdir of a melody embedding: its tokens and vectors."),
     flags.DEFINE_string("melody_codebook", "", "Its codebook, fitted with --stride_seconds=3."),
     flags.DEFINE_string("text_encoder", "", "Folder of a T5 release: vectors of descriptions."),
+    flags.DEFINE_bool("chroma", False, "The loudest pitch class over time, as MusicGen reads it."),
 ]
 _SPLITS = flags.DEFINE_list("splits", "train,validation,test", "Splits to tokenize.")
 _OPTIONS = [
@@ -46,9 +47,8 @@ def main(argv: list[str]) -> None:
     from mgen import tokenize, tokenize_beam
 
     models = tokenize.Models(**{flag.name: flag.value for flag in _MODELS})
-    options = {flag.name: flag.value for flag in _OPTIONS}
-    splits = tuple(_SPLITS.value)
-    job = tokenize.Job(dataset=_DATASET.value, out=_OUT.value, splits=splits, **options)
+    options = {flag.name: flag.value for flag in (_DATASET, _OUT, *_OPTIONS)}
+    job = tokenize.Job(splits=tuple(_SPLITS.value), **options)
     if _RUNNER.value:
         print(tokenize_beam.run(models, job, _RUNNER.value, _BEAM_OPTIONS.value))
     else:

@@ -102,8 +102,8 @@ def target_stream(stage: Stage, lm: str | Path) -> str:
     """The one stream that a stage writes, all levels, from nothing but joint tokens; `UserError`
     for another stage."""
     (part, *more) = stage.target
-    others = [p.stream for p in (*stage.prefix, *stage.aligned) if p.stream != JOINT]
-    if more or part.first or others or stage.vectors:
+    others = sorted(stage.reads - {JOINT})
+    if more or part.first or others:
         raise UserError(
             f"{lm}: writes {part.stream} from {', '.join(others) or 'several streams'}, expected a "
             "stage that writes one whole stream from joint tokens or nothing"

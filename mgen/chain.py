@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 
 from mgen.audio import io
-from mgen.audio.resample import fit_length, num_samples
 from mgen.codec.sample import FrozenCodec
+from mgen.conditioning import Encoders
 from mgen.errors import UserError
-from mgen.inputs import attributes
 from mgen.inputs.mixes import converted
 from mgen.inputs.vocabulary import Vocabulary
 from mgen.joint.config import VOCABULARY
@@ -23,13 +22,14 @@ from mgen.joint.sample import FrozenJoint
 from mgen.kmeans import Codebook
 from mgen.lm import stages
 from mgen.lm.filters import SamplingConfig
-from mgen.lm.stages import Directions, FrozenStage, Timeline
-from mgen.lm.streams import CATEGORY, CONTEXT
+from mgen.lm.masked import FrozenMasked
+from mgen.lm.stages import FrozenStage, Timeline
 from mgen.semantic.config import SemanticConfig
 from mgen.semantic.sample import FrozenSemantic
+from mgen.text_encoder import TextEncoder
 from mgen.train.checkpoint import Trained, load_trained
 from mgen.typing import ndarray
-from mgen.wish import Wish, parse_scales, parse_story
+from mgen.wish import Wish
 
 
 def load_codec(workdir: str | Path) -> tuple[FrozenCodec, Trained]:
@@ -68,18 +68,17 @@ class Chain:
     one's tokens.
 
     Attributes:
-      joint, vocabulary: for text and style; semantic, semantic_codebook: for prompts of a chain
-        with a semantic stage. None where they are not needed.
+      encoders: for what a wish holds, and the codec.
       about: fingerprints of all, for the JSON beside a clip.
     """
 
     stages: tuple[FrozenStage, ...]
-    codec: FrozenCodec
-    joint: FrozenJoint | None = None
-    vocabulary: Vocabulary | None = None
-    semantic: FrozenSemantic | None = None
-    semantic_codebook: Codebook | None = None
+    encoders: Encoders
     about: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def codec(self) -> FrozenCodec:
+        return self.encoders.codec
 
     @property
     def sample_rate(self) -> int:
@@ -138,116 +137,61 @@ class Chain:
         self, wish: Wish, seeds: ndarray, sampling: Sequence[SamplingConfig]
     ) -> Iterator[dict[str, ndarray]]:
         """All token streams int32 [B, F, K] as far as they are made, after each window."""
-        seeds = np.asarray(seeds)
-        directions = self._directions(wish, len(seeds))
-        given = self._prompt(wish, len(seeds)) if wish.audio_prompt else None
+        seeds, hole = np.asarray(seeds), self._hole(wish)
+        if wish.negative and all(own.guidance == 1 for own in sampling):
+            raise UserError(f"--negative={wish.negative}: expected another --guidance than 1")
+        if hole:
+            wish = dataclasses.replace(wish, duration=io.info(wish.audio_prompt).duration)
+        batch, encoders = len(seeds), self.encoders
+        directions = encoders.directions(wish, batch, self._reads)
+        prompt = encoders.prompt(wish, batch, self._writes) if wish.audio_prompt else None
         timelines = [
-            Timeline(stage, wish.duration, seeds, directions, own, given)
+            Timeline(stage, wish.duration, seeds, directions, own, prompt, hole)
             for stage, own in zip(self.stages, sampling, strict=True)
         ]
-        return stages.run(timelines, self._stems(wish, len(seeds)))
+        categories = next((stage.categories for stage in self.stages if stage.categories), ())
+        return stages.run(timelines, encoders.given(wish, batch, self._reads, categories))
 
     def scores(self, audio: ndarray, texts: Sequence[str]) -> ndarray:
         """Cosines [B, N] between clips [B, T, C] at the codec's rate and texts (MusicLM's MuLan
         cycle consistency)."""
-        joint = self._need_joint("text")
+        if (joint := self.encoders.joint) is None:
+            raise UserError("scores: expected --joint, which hears clips and reads texts")
         rate, layout = self.sample_rate, joint.config
         heard = [
             joint.embed_audio(converted(clip, rate, layout.sample_rate, layout.channels))
             for clip in audio
         ]
-        return np.stack(heard) @ self.embed(texts).T
+        return np.stack(heard) @ self.encoders.embed(texts).T
 
-    def _directions(self, wish: Wish, batch: int) -> Directions:
-        fields = None
-        if any(stage.lm.config.attribute_sizes for stage in self.stages):
-            fields = np.tile(attributes.parse(wish.condition), (batch, 1))
-        elif wish.condition:
+    @property
+    def _reads(self) -> set[str]:
+        """Streams that some stage is conditioned on."""
+        return set().union(*(stage.reads for stage in self.stages))
+
+    @property
+    def _writes(self) -> set[str]:
+        """Streams that some stage writes."""
+        return {part.stream for stage in self.stages for part in stage.stage.target}
+
+    def _hole(self, wish: Wish) -> tuple[float, float] | None:
+        """Seconds of the audio prompt that are made anew; None for a prompt to go on from."""
+        if wish.start is None and wish.end is None:
+            return None
+        length = io.info(wish.audio_prompt).duration if wish.audio_prompt else 0.0
+        if wish.start is None or wish.end is None or not 0 <= wish.start < wish.end <= length:
             raise UserError(
-                f"--condition={wish.condition}: this model was trained without conditions"
+                f"--start={wish.start} --end={wish.end}: expected both, in order, within the "
+                f"{length:.1f} s of --audio_prompt"
             )
-        if bool(wish.prompt) + bool(wish.style) + bool(wish.story) > 1:
-            raise UserError("--prompt, --style and --story: expected one of them")
-        vectors: list[tuple[float, ndarray]] = []  # [D], or [B, D]
-        if wish.style:
-            joint = self._need_joint("style")
-            layout = dict(sample_rate=joint.config.sample_rate, channels=joint.config.channels)
-            vectors = [(0.0, joint.embed_audio(io.read(wish.style, **layout)))]
-        elif wish.prompt or wish.story:
-            story = parse_story(wish.story) if wish.story else [(0.0, wish.prompt)]
-            vectors = [
-                (second, self.embed([text] if isinstance(text, str) else text))
-                for second, text in story
-            ]
-        told = tuple((second, np.broadcast_to(v, (batch, v.shape[-1]))) for second, v in vectors)
-        scales = parse_scales(wish.guidance_by)
-        sources = set().union(*(stage.stage.reads for stage in self.stages))
-        if unknown := sorted(scales.keys() - sources):
-            raise UserError(f"--guidance_by: {unknown[0]}, expected some of {sorted(sources)}")
-        return Directions(told, fields, scales)
-
-    def embed(self, texts: Sequence[str]) -> ndarray:
-        """Joint embeddings [B, D] of texts."""
-        joint = self._need_joint("text")
-        assert self.vocabulary is not None
-        return joint.embed_text(*self.vocabulary.encode(texts, joint.config.text_length))
-
-    def _need_joint(self, what: str) -> FrozenJoint:
-        if self.joint is None:
-            raise UserError(f"{what} given: expected --joint, and a model trained on joint tokens")
-        return self.joint
-
-    def context(self, wish: Wish) -> ndarray:
-        """The sum float32 [T, C] of the stems that play along, at the codec's rate, cut to the
-        clip's length."""
-        layout = dict(sample_rate=self.sample_rate, channels=self.codec.config.channels)
-        mix = np.zeros((num_samples(wish.duration, self.sample_rate), layout["channels"]))
-        for path in wish.context_stems:
-            if (length := io.info(path).duration) < wish.duration:
+        for i, stage in enumerate(self.stages):
+            streams = {part.stream for part in stage.stage.target}
+            if "acoustic" in streams and not isinstance(stage.lm, FrozenMasked):
                 raise UserError(
-                    f"{path}: {length:.1f} s long, expected at least the {wish.duration:.1f} s of "
-                    "the clip"
+                    f"--start={wish.start}: model {i} of --lm writes from left to right, expected "
+                    "masked models for the codec's tokens"
                 )
-            mix += fit_length(io.read(path, duration=wish.duration, **layout), len(mix))
-        return mix.astype(np.float32)
-
-    def _stems(self, wish: Wish, batch: int) -> dict[str, ndarray]:
-        """The streams that say what a stem is made for."""
-        readers = [s for s in self.stages if {CONTEXT, CATEGORY} & set(s.stage.streams)]
-        if not readers:
-            if wish.context_stems or wish.target_stem:
-                raise UserError("--context_stems, --target_stem: these models make no stems")
-            return {}
-        names, rows = readers[0].categories, {}
-        if wish.target_stem:
-            if wish.target_stem not in names:
-                raise UserError(f"--target_stem={wish.target_stem}: expected one of {names}")
-            rows[CATEGORY] = np.full((1, 1, 1), names.index(wish.target_stem))
-        if wish.context_stems:
-            rows[CONTEXT] = self.codec.encode_long(self.context(wish)[None])
-        return {name: np.tile(row, (batch, 1, 1)) for name, row in rows.items()}
-
-    def _prompt(self, wish: Wish, batch: int) -> dict[str, ndarray]:
-        """The streams of the prompt that the stages write."""
-        config, path = self.codec.config, wish.audio_prompt
-        length = io.info(path).duration
-        if length >= wish.duration:
-            raise UserError(
-                f"{path}: {length:.1f} s long, expected less than the {wish.duration:.1f} s of the "
-                "clip"
-            )
-        audio = io.read(path, sample_rate=config.sample_rate, channels=config.channels)
-        codes = self.codec.encode_long(audio[None])[:, : int(length * config.frame_rate)]
-        streams = {"acoustic": codes}
-        if any("semantic" in {p.stream for p in stage.stage.target} for stage in self.stages):
-            if self.semantic is None or self.semantic_codebook is None:
-                raise UserError(f"{path}: expected --semantic and --semantic_codebook with it")
-            encoder, book = self.semantic, self.semantic_codebook
-            rate = book.about["frame_rate"]
-            audio = io.read(path, sample_rate=encoder.config.sample_rate, channels=1)
-            features = encoder.features_long(audio, book.about["layer"], rate)
-            streams["semantic"] = book.encode(features)[None, : int(length * rate)]
-        return {name: np.tile(codes, (batch, 1, 1)) for name, codes in streams.items()}
+        return wish.start, wish.end
 
 
 def load(
@@ -256,6 +200,9 @@ def load(
     joint: str | Path = "",
     semantic: str | Path = "",
     semantic_codebook: str | Path = "",
+    melody_model: str | Path = "",
+    melody_codebook: str | Path = "",
+    text_encoder: str | Path = "",
 ) -> Chain:
     """From workdirs; `UserError` where the tokens were made by other models."""
     loaded = [load_stage(workdir) for workdir in lms]
@@ -269,9 +216,19 @@ def load(
     if semantic:
         parts["semantic"], trained = load_semantic(semantic)
         own["semantic"] = trained.fingerprint
-    if semantic_codebook:
-        parts["semantic_codebook"] = Codebook.load(semantic_codebook)
-        own["semantic_codebook"] = parts["semantic_codebook"].fingerprint
+    if melody_model:
+        parts["melody"], trained = load_joint(melody_model)
+        own["melody"] = trained.fingerprint
+    if text_encoder:
+        parts["text"] = TextEncoder(text_encoder)
+        own["text_encoder"] = parts["text"].fingerprint
+    for name, folder in (
+        ("semantic_codebook", semantic_codebook),
+        ("melody_codebook", melody_codebook),
+    ):
+        if folder:
+            parts[name] = Codebook.load(folder)
+            own[name] = parts[name].fingerprint
     for workdir, (_, trained) in zip(lms, loaded):
         for name, fingerprint in own.items():
             parent = trained.manifest["parents"].get(name)
@@ -281,4 +238,5 @@ def load(
                     f"given is {name} {fingerprint[:12]}"
                 )
     own |= {f"lm_{i}": trained.fingerprint for i, (_, trained) in enumerate(loaded)}
-    return Chain(tuple(stage for stage, _ in loaded), frozen, **parts, about=own)
+    encoders = Encoders(codec=frozen, **parts)
+    return Chain(tuple(stage for stage, _ in loaded), encoders, own)

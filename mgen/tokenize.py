@@ -1,5 +1,5 @@
 """Tokens of a whole dataset: what a codec, a semantic encoder, a joint embedding and a melody
-embedding make of every piece, in one pass.
+embedding make of every piece, and its chroma, in one pass.
 
 A piece is rendered or decoded once, at the highest sample rate that a model asks for, and
 resampled for the others. The unit of work is a shard: piece i of a split goes to shard i mod
@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from mgen import chain, manifest, progress
+from mgen.audio import chroma
 from mgen.codec.sample import FrozenCodec
 from mgen.errors import UserError
 from mgen.inputs import attributes, captions, mixes, tokens
@@ -34,7 +35,8 @@ WINDOWED = ("joint", "melody")  # embeddings of windows
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Models:
-    """Workdirs of trained models and folders of codebooks; empty ones are left out."""
+    """Workdirs of trained models and folders of codebooks; empty ones are left out. `chroma` needs
+    no model."""
 
     codec: str = ""
     semantic: str = ""
@@ -44,6 +46,7 @@ class Models:
     melody: str = ""
     melody_codebook: str = ""
     text_encoder: str = ""
+    chroma: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -166,6 +169,22 @@ class Joint:
         return {self.name: self._codebook.encode(embedding), f"{self.name}_embedding": embedding}
 
 
+class Chroma:
+    """The loudest pitch class of every frame: "chroma" [F, 12], see `mgen.audio.chroma.dominant`.
+    Frame f is centred on f / frame_rate."""
+
+    name = "chroma"
+    sample_rate, channels = chroma.SAMPLE_RATE, 1
+
+    def __init__(self) -> None:
+        rate = self.sample_rate
+        self.about = dict(sample_rate=rate, frame_rate=rate / chroma.HOP, width=12)
+        self.parents: dict[str, str] = {}
+
+    def __call__(self, audio: np.ndarray) -> dict[str, np.ndarray]:
+        return {"chroma": chroma.dominant(audio[:, 0])}
+
+
 class Tokenizer:
     """The models, loaded once for many pieces.
 
@@ -182,7 +201,9 @@ class Tokenizer:
         text_encoder: TextEncoder | None = None,
     ):
         if not stages:
-            raise UserError("no model given, expected --codec, --semantic, --joint or --melody")
+            raise UserError(
+                "no model given, expected --codec, --semantic, --joint, --melody or --chroma"
+            )
         self.stages = list(stages)
         self.text_encoder = text_encoder
         self.player = RenderConfig(
@@ -321,6 +342,8 @@ def load(models: Models) -> Tokenizer:
             book = _codebook(folder, workdir, trained.fingerprint)
             stages.append(Joint(joint, book, trained.fingerprint, name))
             configs.append(trained.config)
+    if models.chroma:
+        stages.append(Chroma())
     text = TextEncoder(models.text_encoder) if models.text_encoder else None
     return Tokenizer(stages, configs[0].data.render.to_dict() if configs else {}, text)
 

@@ -29,6 +29,9 @@ class Wish:
         is, such as "bass".
       guidance_by: scales of single sources in place of one of all, such as "context=3",
         "category=1".
+      negative: text that it should lead away from, by guidance.
+      melody: audio file of a tune that it should follow; a short one begins again.
+      start, end: s, what of the audio prompt is made anew; the clip is then as long as the file.
     """
 
     duration: float
@@ -40,6 +43,10 @@ class Wish:
     context_stems: Sequence[str | Path] = ()
     target_stem: str = ""
     guidance_by: Sequence[str] = ()
+    negative: str = ""
+    melody: str | Path = ""
+    start: float | None = None
+    end: float | None = None
 
 
 def define_flags() -> Callable[[], Wish]:
@@ -51,10 +58,14 @@ def define_flags() -> Callable[[], Wish]:
         flags.DEFINE_string("style", "", "Audio file that it should sound like."),
         flags.DEFINE_string("story", "", "Prompts by second: '0:a slow intro; 15:louder'."),
         flags.DEFINE_string("condition", "", "Such as metre=3/4,mode=minor."),
-        flags.DEFINE_string("audio_prompt", "", "Audio file to continue."),
+        flags.DEFINE_string("audio_prompt", "", "Audio file to continue, or to fill in."),
         flags.DEFINE_list("context_stems", [], "Audio files of stems that play along."),
         flags.DEFINE_string("target_stem", "", "The stem to make for them, such as bass."),
         flags.DEFINE_list("guidance_by", [], "Scales of single sources: context=3,category=1."),
+        flags.DEFINE_string("negative", "", "What it should not sound like."),
+        flags.DEFINE_string("melody", "", "Audio file of a tune to follow."),
+        flags.DEFINE_float("start", None, "Second of --audio_prompt from which it is made anew."),
+        flags.DEFINE_float("end", None, "Second until which it is made anew."),
     )
     return lambda: Wish(**{flag.name: flag.value for flag in defined})
 

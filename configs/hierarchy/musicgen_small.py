@@ -16,20 +16,22 @@ from mgen.configs import hierarchy_base
 
 STREAMS = dict(
     acoustic=dict(codebooks=4, codebook_size=2048, frame_rate=50.0, sample_rate=32000),
+    chroma=hierarchy_base.CHROMA,
 )
 
 
 def get_config(
-    arg: str = "", dim: int = 1024, heads: int = 16, layers: int = 24
+    arg: str = "", dim: int = 1024, heads: int = 16, layers: int = 24, melody: bool = False
 ) -> ml_collections.ConfigDict:
-    """musicgen_medium and musicgen_large call this with their widths."""
+    """musicgen_medium, musicgen_large and musicgen_melody call this with their widths."""
+    stage, model = dict(vectors="text"), dict(condition_width=768)
+    if melody:
+        stage, model = dict(front=("chroma", "text")), dict(front=(12, 768))
     return hierarchy_base.published(
         arg,
         streams=STREAMS,
-        stage=dict(target=("acoustic",), vectors="text"),
-        model=dict(
-            layout="delay", dim=dim, heads=heads, layers=layers, ff=4 * dim, condition_width=768
-        ),
+        stage=dict(target=("acoustic",)) | stage,
+        model=dict(layout="delay", dim=dim, heads=heads, layers=layers, ff=4 * dim) | model,
         loss=dict(condition_dropout=0.2, attribute_dropout=0.0),
         data=dict(sample_rate=32000, seconds=30.0, batch_size=192),
         optimizer=dict(

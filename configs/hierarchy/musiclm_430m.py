@@ -6,6 +6,7 @@
   mgen train --config=hierarchy/musiclm_430m:fine --workdir=out/fine_lm --config.data.dataset=TOKENS
 
 semantic  12 joint tokens -> semantic tokens, crops of 30 s; 417,397,248 parameters
+semantic_melody  the same, and 24 tokens for every 3 s of a melody; 430,004,736
 coarse    12 joint and the semantic tokens -> levels 1-4 of the codec, 10 s; 424,741,376
 fine      levels 1-4 -> levels 5-12, 3 s; 423,687,680
 
@@ -20,6 +21,7 @@ from mgen.configs import hierarchy_base
 
 STAGES = {
     "semantic": (dict(target=("semantic",), prefix=("joint",)), 30.0),
+    "semantic_melody": (dict(target=("semantic",), prefix=("joint", "melody")), 30.0),
     "coarse": (dict(target=("acoustic[0:4]",), prefix=("joint", "semantic")), 10.0),
     "fine": (dict(target=("acoustic[4:12]",), prefix=("acoustic[0:4]",)), 3.0),
 }

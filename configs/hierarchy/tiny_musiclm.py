@@ -5,7 +5,8 @@
   mgen train --config=hierarchy/tiny_musiclm:coarse ...
   mgen train --config=hierarchy/tiny_musiclm:fine --workdir=out/fine_lm --config.data.dataset=TOKENS
 
-semantic  joint tokens -> semantic tokens, crops of 12 s
+semantic  joint tokens -> semantic tokens, crops of 12 s; semantic_melody: also from the tokens of a
+          melody (`mgen tokenize --melody`)
 coarse    joint and semantic tokens -> levels 1-2 of the codec, 5 s
 fine      levels 1-2 -> levels 3-4, 2 s
 
@@ -18,6 +19,7 @@ from mgen.configs import hierarchy_base
 
 STAGES = {
     "semantic": (dict(target=("semantic",), prefix=("joint",)), 12.0),
+    "semantic_melody": (dict(target=("semantic",), prefix=("joint", "melody")), 12.0),
     "coarse": (dict(target=("acoustic[0:2]",), prefix=("joint", "semantic")), 5.0),
     "fine": (dict(target=("acoustic[2:4]",), prefix=("acoustic[0:2]",)), 2.0),
 }

@@ -48,16 +48,18 @@ def register(
     folder = Path(folder)
     about = manifest.read(folder)
     manifest.require(about, folder / manifest.FILE, kind=tokens.KIND)
+    # Vectors are no tokens.
+    described = {name: own for name, own in about["streams"].items() if "codebooks" in own}
     streams = {
-        stream: _Stream(about["streams"], stream, *bounds)
-        for stream, bounds in _checked_levels(folder, about["streams"], levels).items()
+        stream: _Stream(described, stream, *bounds)
+        for stream, bounds in _checked_levels(folder, described, levels).items()
     }
     if not (folder / tokens.COMPLETED).exists():
         raise UserError(f"{folder}: the extraction is not finished, run it again")
     splits = sorted(p.name[len("info.") : -len(".json")] for p in folder.glob("info.*.json"))
     columns = {}
-    for stream in about["streams"]:
-        shape = (about["streams"][stream]["codebooks"],)
+    for stream, own in described.items():
+        shape = (own["codebooks"],)
         columns[stream] = tf.io.FixedLenSequenceFeature(shape, tf.int64, allow_missing=True)
     columns["attributes"] = tf.io.FixedLenSequenceFeature((), tf.int64, allow_missing=True)
     columns["id"] = tf.io.FixedLenFeature((), tf.string)

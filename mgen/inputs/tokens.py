@@ -3,7 +3,8 @@ came from. The folder is a SeqIO offline cache, which Grain reads too.
 
   manifest.json                       kind "tokens", streams, parents, render, ...
   train.tfrecord-00003-of-00008       one tf.train.Example a piece: id, attributes [A] and the
-                                      streams: acoustic [F, K], semantic [F, 1], joint [W, K], ...
+                                      streams: acoustic [F, K], semantic [F, 1], joint [W, K],
+                                      chroma [F, 12] (vectors), ...
   train.index-00003-of-00008.json     where each piece starts, and its lengths
   info.train.json, stats.train.json, COMPLETED      what SeqIO asks for
 

@@ -9,7 +9,7 @@ for the first seconds first (`Timeline.extend`) gets what he would have got at t
 import dataclasses
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
@@ -20,10 +20,21 @@ from mgen.lm.condition import Condition
 from mgen.lm.filters import SamplingConfig
 from mgen.lm.masked import FrozenMasked, MaskingConfig
 from mgen.lm.sample import FrozenLM, Variant
-from mgen.lm.streams import JOINT, JOINT_VECTORS, OPTIONAL, Stage, model_config, silenced
+from mgen.lm.streams import (
+    ATTRIBUTES,
+    JOINT,
+    JOINT_VECTORS,
+    OPTIONAL,
+    TEXT,
+    Stage,
+    model_config,
+    silenced,
+)
 from mgen.typing import Array, Params, ndarray
 
 STRIDE = 0.5  # of a window
+
+Streams: TypeAlias = Mapping[str, ndarray]  # codes int32 [B, F, K], vectors float32 [B, N, D]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +68,11 @@ class FrozenStage:
         categories = tuple(config.streams.get("category", {}).get("names", ()))
         return cls(Stage.from_config(config), lm, config.data.seconds, codebook, categories)
 
+    @property
+    def reads(self) -> frozenset[str]:
+        """Streams that it is conditioned on, "attributes" where it knows classes."""
+        return self.stage.reads | ({ATTRIBUTES} if self.lm.config.attribute_sizes else set())
+
     def joint_tokens(self, embedding: ndarray) -> ndarray:
         """Tokens int32 [N, 1, K] of embeddings [N, D]."""
         if self.codebook is None:
@@ -69,25 +85,25 @@ class Directions:
     """What a clip should be, for each of B clips.
 
     Attributes:
-      embeddings: (second, vectors [B, D]) of the joint embedding, in order: what to follow from
-        that second on (MusicLM's story mode has several); () for nothing.
+      told: (second, streams) in order: what to follow from that second on (MusicLM's story mode has
+        several), "joint_embedding" [B, 1, D] or "text" [B, L, W] and "text_mask"; () for nothing.
       attributes: int32 [B, A], None for nothing.
       scales: guidance by single sources of a stage, stream -> scale; the other sources are given
         throughout. Empty: guidance by all of them together.
-      negative: vectors [B, D] of what to stay away from, instead of from the absence of conditions.
+      negative: such streams of what to stay away from, instead of from the absence of conditions.
     """
 
-    embeddings: tuple[tuple[float, ndarray], ...] = ()
+    told: tuple[tuple[float, Streams], ...] = ()
     attributes: ndarray | None = None
     scales: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    negative: ndarray | None = None
+    negative: Streams | None = None
 
-    def embedding(self, second: float) -> ndarray | None:
+    def at(self, second: float) -> Streams:
         """What holds at a second."""
-        found = None
-        for begin, vectors in self.embeddings:
-            if found is None or begin <= second:
-                found = vectors
+        found: Streams = {}
+        for begin, streams in self.told:
+            if not found or begin <= second:
+                found = streams
         return found
 
 
@@ -96,6 +112,8 @@ class Timeline:
 
     Attributes:
       grid: int32 [B, F, K], all that there is.
+      stop: frame at which what is made ends.
+      after: int32 [B, T, K], codes that stand behind `stop`.
     """
 
     def __init__(
@@ -105,20 +123,29 @@ class Timeline:
         seeds: ndarray,
         directions: Directions,
         sampling: SamplingConfig,
-        prompt: Mapping[str, ndarray] | None = None,
+        prompt: Streams | None = None,
+        hole: tuple[float, float] | None = None,
     ):
-        """A clip of `seconds` in all; `prompt` holds streams int32 [B, F, K] to go on from."""
+        """A clip of `seconds` in all; `prompt` holds streams int32 [B, F, K] to go on from; with
+        `hole` the whole clip, of which the codes from its first to its last second are made anew:
+        by a masked model from both sides, by another one from what is before."""
         self.frozen, self.stage = stage, stage.stage
         self.seeds = np.asarray(seeds, np.int64)  # windows make large numbers of them
         self.directions, self.sampling = directions, sampling
-        self.total = self.stage.frames(seconds)
+        self.total = self.stop = self.stage.frames(seconds)
         self.window = self.stage.frames(stage.seconds)
         self.stride = max(1, round(self.window * STRIDE))
         width = len(self.stage.sizes()["sizes"])
-        self.grid = np.zeros((len(self.seeds), 0, width), np.int32)
+        self.grid = self.after = np.zeros((len(self.seeds), 0, width), np.int32)
+        self.both_sides = hole is not None and isinstance(stage.lm, FrozenMasked)
         if prompt is not None:
             self.grid = np.asarray(self.stage.grid(prompt), np.int32)
-            if self.grid.shape[1] >= self.total:
+            if hole is not None:
+                self.total = self.grid.shape[1]
+                start = min(round(hole[0] * self.stage.frame_rate), self.total - 1)
+                self.stop = min(max(start + 1, round(hole[1] * self.stage.frame_rate)), self.total)
+                self.grid, self.after = self.grid[:, :start], self.grid[:, self.stop :]
+            elif self.grid.shape[1] >= self.total:
                 length = self.grid.shape[1] / self.stage.frame_rate
                 raise UserError(
                     f"the prompt is {length:.1f} s long, expected less than {seconds:.1f} s"
@@ -137,19 +164,21 @@ class Timeline:
         """Second at which the next window ends."""
         return self._span()[1] / self.stage.frame_rate
 
-    def extend(self, streams: Mapping[str, ndarray]) -> None:
+    def extend(self, streams: Streams) -> None:
         """Makes one window; `streams` holds what the stage reads, at least up to `next_end`."""
         begin, end = self._span()
-        prompt = self.grid[:, begin:]
+        before = self.grid.shape[1] - begin
         codes = self.frozen.lm.generate(
             frames=end - begin,
             seeds=self._seeds(begin),
-            prompt=prompt if prompt.shape[1] else None,
             sampling=self.sampling,
+            **self._prompt(begin, end),
             **self._conditions(streams, begin, end),
         )
-        made = np.asarray(codes)[:, prompt.shape[1] :]
+        made = np.asarray(codes)[:, before : self.stop - begin]
         self.grid = np.concatenate([self.grid, made], axis=1)
+        if self.grid.shape[1] == self.stop:
+            self.grid = np.concatenate([self.grid, self.after], axis=1)
 
     def streams(self) -> dict[str, ndarray]:
         """What was made so far, by stream: the levels that the stage writes."""
@@ -157,23 +186,40 @@ class Timeline:
         return {name: np.asarray(codes) for name, codes in found.items()}
 
     def _span(self) -> tuple[int, int]:
-        """Frames of the next window: the first of the fixed ones that ends behind what is made."""
-        number = max(0, -(-(self.grid.shape[1] + 1 - self.window) // self.stride))
-        begin = number * self.stride
-        return begin, min(begin + self.window, self.total)
+        """Frames of the next window: the first of the fixed ones that ends behind what is made; in
+        a hole, one with as much before the codes to come as behind them."""
+        made = self.grid.shape[1]
+        if self.both_sides:
+            margin = (self.window - min(self.stop - made, self.stride)) // 2
+            begin = max(0, min(made - margin, self.total - self.window))
+            return begin, min(begin + self.window, self.total)
+        begin = max(0, -(-(made + 1 - self.window) // self.stride)) * self.stride
+        return begin, min(begin + self.window, self.stop)
+
+    def _prompt(self, begin: int, end: int) -> dict[str, Any]:
+        """What `generate` keeps of a window."""
+        before = self.grid[:, begin:]
+        if not self.both_sides:
+            return {"prompt": before} if before.shape[1] else {}
+        batch, made, width = self.grid.shape
+        hole = np.zeros((batch, self.stop - made, width), np.int32)
+        codes = np.concatenate([before, hole, self.after], axis=1)[:, : end - begin]
+        frames = np.arange(begin, end)
+        known = (frames < made) | (frames >= self.stop)
+        return {"prompt": codes, "known": np.broadcast_to(known[None, :, None], codes.shape)}
 
     def _seeds(self, begin: int) -> ndarray:
         """A seed a clip and window; that of the first window is the clip's."""
         return (self.seeds + begin * 2654435761) % (1 << 31)
 
-    def _conditions(self, streams: Mapping[str, ndarray], begin: int, end: int) -> dict[str, Any]:
+    def _conditions(self, streams: Streams, begin: int, end: int) -> dict[str, Any]:
         """What `generate` is to follow in a window, and to stay away from."""
         told, window = self.directions, (streams, begin, end)
-        condition = self._condition(*window, told.embedding(begin / self.stage.frame_rate))
-        scales = {k: v for k, v in told.scales.items() if k in self.stage.reads}
+        condition = self._condition(*window, told.at(begin / self.stage.frame_rate))
+        scales = {k: v for k, v in told.scales.items() if k in self.frozen.reads}
         if scales:
             return {"variants": self._by_source(condition, scales)}
-        if told.negative is None or self.stage.reads.isdisjoint((JOINT, JOINT_VECTORS)):
+        if told.negative is None or self.stage.reads.isdisjoint((JOINT, JOINT_VECTORS, TEXT)):
             return {"condition": condition}
         scale, other = self.sampling.guidance, self._condition(*window, told.negative)
         return {"variants": [(scale, condition), (1.0 - scale, other)]}
@@ -185,19 +231,12 @@ class Timeline:
         alone = [(s, silent(scales.keys() - {name})) for name, s in scales.items()]
         return [(1.0 - sum(scales.values()), silent(scales.keys())), *alone]
 
-    def _condition(
-        self, streams: Mapping[str, ndarray], begin: int, end: int, embedding: ndarray | None
-    ) -> Condition:
-        stage, config = self.stage, self.frozen.lm.config
-        codes = self._codes(streams, begin, end, embedding)
-        known = dict(streams)
-        if embedding is not None:
-            whole = [stage.vectors, *(name for name, rate in stage.front if not rate)]
-            known |= dict.fromkeys(whole, embedding[:, None])
-        window, width = (begin, end), config.condition_width
+    def _condition(self, streams: Streams, begin: int, end: int, told: Streams) -> Condition:
+        stage, config, known = self.stage, self.frozen.lm.config, {**streams, **told}
+        codes, window = self._codes(known, begin, end), (begin, end)
         vectors = mask = None
         if stage.vectors:
-            vectors, mask = self._rows(known, stage.vectors, 0.0, width, *window)
+            vectors, mask = self._rows(known, stage.vectors, 0.0, config.condition_width, *window)
         front = [
             self._rows(known, name, rate, width, *window)
             for (name, rate), width in zip(stage.front, config.front)
@@ -214,16 +253,14 @@ class Timeline:
             aligned=stage.aligned_codes(codes, end - begin),
         )
 
-    def _codes(
-        self, streams: Mapping[str, ndarray], begin: int, end: int, embedding: ndarray | None
-    ) -> dict[str, Array]:
+    def _codes(self, streams: Streams, begin: int, end: int) -> dict[str, Array]:
         """The window's rows of the streams of tokens that the stage reads; unknown where what may
         be left out has none."""
         rate = self.stage.frame_rate
         cut: dict[str, Any] = {}
         for part in (*self.stage.prefix, *self.stage.aligned):
             if part.stream == JOINT:
-                cut[JOINT] = self._joint(embedding)
+                cut[JOINT] = self._joint(streams.get(JOINT_VECTORS))
             elif part.stream in OPTIONAL:
                 rows, there = self._rows(streams, part.stream, part.rate, part.last, begin, end)
                 cut[part.stream] = jnp.where(there[..., None], rows, part.size).astype(jnp.int32)
@@ -233,35 +270,31 @@ class Timeline:
         return {name: jnp.asarray(value) for name, value in cut.items()}
 
     def _rows(
-        self,
-        streams: Mapping[str, ndarray],
-        name: str,
-        rate: float,
-        width: int,
-        begin: int,
-        end: int,
+        self, streams: Streams, name: str, rate: float, width: int, begin: int, end: int
     ) -> tuple[Array, Array]:
         """The window's rows [B, N, width] of a stream that may be short or missing, and bool [B, N]
-        where there are any; rate 0 takes the only row."""
-        first, last = (frame / self.stage.frame_rate for frame in (begin, end))
-        start, count = round(first * rate), max(1, round((last - first) * rate))
+        where there are any; rate 0 takes all rows."""
         rows = streams.get(name, np.zeros((len(self.seeds), 0, width), np.float32))
-        rows = rows[:, start : start + count]
+        there = streams.get(f"{name}_mask", np.ones(rows.shape[:2], bool))
+        start, count = 0, max(1, rows.shape[1])
+        if rate:
+            first, last = (frame / self.stage.frame_rate for frame in (begin, end))
+            start, count = round(first * rate), max(1, round((last - first) * rate))
+        rows, there = rows[:, start : start + count], there[:, start : start + count]
         filler = ((0, 0), (0, count - rows.shape[1]))
-        there = np.pad(np.ones(rows.shape[:2], bool), filler)
-        return jnp.asarray(np.pad(rows, (*filler, (0, 0)))), jnp.asarray(there)
+        return jnp.asarray(np.pad(rows, (*filler, (0, 0)))), jnp.asarray(np.pad(there, filler))
 
     def _joint(self, embedding: ndarray | None) -> ndarray:
-        """Tokens of the embedding; all unknown without one."""
+        """Tokens of the embedding [B, 1, D]; all unknown without one."""
         if embedding is not None:
-            return self.frozen.joint_tokens(embedding)
+            return self.frozen.joint_tokens(embedding[:, 0])
         assert self.frozen.codebook is not None
         levels, size, _ = self.frozen.codebook.shape
         return np.full((len(self.seeds), 1, levels), size, np.int32)
 
 
 def run(
-    timelines: Sequence[Timeline], given: Mapping[str, ndarray] | None = None
+    timelines: Sequence[Timeline], given: Streams | None = None
 ) -> Iterator[dict[str, ndarray]]:
     """Goes on with a chain of stages until all are done.
 
@@ -281,7 +314,7 @@ def run(
         yield merged(timelines, given or {})
 
 
-def _extend(timelines: Sequence[Timeline], seconds: float, given: Mapping[str, ndarray]) -> None:
+def _extend(timelines: Sequence[Timeline], seconds: float, given: Streams) -> None:
     """Runs the last of the timelines up to `seconds`, and before that those that it reads."""
     *before, last = timelines
     while not last.done and last.seconds < seconds - 1e-6:
@@ -290,7 +323,7 @@ def _extend(timelines: Sequence[Timeline], seconds: float, given: Mapping[str, n
         last.extend(merged(before, given))
 
 
-def merged(timelines: Sequence[Timeline], given: Mapping[str, ndarray]) -> dict[str, ndarray]:
+def merged(timelines: Sequence[Timeline], given: Streams) -> dict[str, ndarray]:
     found: dict[str, ndarray] = dict(given)
     for timeline in timelines:
         for name, codes in timeline.streams().items():

@@ -29,6 +29,7 @@ JOINT, JOINT_VECTORS, TEXT = "joint", "joint_embedding", "text"
 # A stem is made to fit a mix of others, in its slot; a tune to follow is tokens of its windows'
 # embeddings (MusicLM) or pitch classes (MusicGen).
 CONTEXT, CATEGORY, MELODY, CHROMA = "context", "category", "melody", "chroma"
+ATTRIBUTES = "attributes"  # classes of a piece
 # What a user may leave out.
 OPTIONAL = (CONTEXT, CATEGORY, MELODY)
 
@@ -213,7 +214,7 @@ def silenced(
     front = [name for name, _ in stage.front]
     return dataclasses.replace(
         nothing if stage.vectors in names else condition,
-        attributes=condition.attributes,
+        attributes=nothing.attributes if ATTRIBUTES in names else condition.attributes,
         front=pick(front, condition.front, nothing.front),
         front_mask=pick(front, condition.front_mask, nothing.front_mask),
         prefix=pick([p.stream for p in stage.prefix], condition.prefix, nothing.prefix),

@@ -141,7 +141,12 @@ def load_state(workdir: str | Path, family: str | None = None) -> tuple[Task, Tr
     manifest.require(about, Path(workdir) / manifest.FILE, kind="model")
     if family is not None:
         manifest.require(about, Path(workdir) / manifest.FILE, family=family)
-    task = make_task(ml_collections.ConfigDict(about["config"]))
+    try:
+        task = make_task(ml_collections.ConfigDict(about["config"]))
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{workdir}: its config does not fit this version of mgen ({error})"
+        ) from error
     with contextlib.closing(Checkpoints(workdir)) as checkpoints:
         return task, checkpoints.restore(jax.eval_shape(task.init, jax.random.key(0)))
 

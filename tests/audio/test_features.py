@@ -184,6 +184,41 @@ def test_cqt_peaks_at_the_note():
         cqt.cqt(np.zeros(8000), sample_rate=4000, hop=512)
 
 
+def test_musicgens_chroma_has_librosas_filters():
+    theirs = librosa.filters.chroma(sr=chroma.SAMPLE_RATE, n_fft=chroma.N_FFT, tuning=0)
+    np.testing.assert_allclose(
+        chroma.filter_bank(chroma.SAMPLE_RATE, chroma.N_FFT), theirs.T, atol=1e-6
+    )
+
+
+def test_the_dominant_pitch_class_is_that_of_a_tone_in_every_octave():
+    time = np.arange(chroma.SAMPLE_RATE) / chroma.SAMPLE_RATE
+    for hz, name in ((110.0, 9), (440.0, 9), (880.0, 9), (261.63, 0), (523.25, 0), (369.99, 6)):
+        found = chroma.dominant(np.sin(2 * np.pi * hz * time))
+        assert found.dtype == np.float32 and found.shape == (1 + len(time) // chroma.HOP, 12)
+        np.testing.assert_array_equal(found, np.eye(12)[[name] * len(found)])
+
+
+def test_a_tune_becomes_its_pitch_classes_and_silence_c():
+    seconds = np.arange(30 * chroma.SAMPLE_RATE) / chroma.SAMPLE_RATE
+    tune = np.where(
+        seconds < 10, np.sin(2 * np.pi * 440 * seconds), np.sin(2 * np.pi * 330 * seconds)
+    )
+    tune[seconds >= 20] = 0
+    found = chroma.dominant(tune)
+    # A frame is half a second long: those across a change may go either way.
+    own = chroma.HOP / chroma.SAMPLE_RATE * np.arange(len(found))
+    assert len(found) == 235 and np.all(found.sum(axis=1) == 1)
+    for begin, end, name in ((0, 10, 9), (10, 20, 4), (20, 30, 0)):
+        inside = (own > begin + 0.3) & (own < end - 0.3)
+        assert np.all(found[inside].argmax(axis=1) == name)
+    # Less than a frame is filled up on both sides.
+    assert chroma.dominant(tune[:1000]).shape == (5, 12) and chroma.dominant(tune[:0]).shape == (
+        5,
+        12,
+    )
+
+
 def test_chroma_follows_librosa():
     x = music(2.0)
     ours = np.asarray(jax.jit(partial(chroma.chroma, sample_rate=RATE, hop=512))(x))

@@ -183,6 +183,15 @@ def test_stems_stand_beside_a_mix_of_others(stem_tokens, scores, models):
         assert sorted(found) == np.flatnonzero(records[name].stem_mask).tolist()
 
 
+def test_a_model_of_another_version_is_refused(models, tmp_path):
+    shutil.copytree(models.codec, tmp_path / "codec")
+    about = manifest.read(tmp_path / "codec")
+    del about["config"]["model"]
+    manifest.write(tmp_path / "codec", about)
+    with pytest.raises(UserError, match="config does not fit this version of mgen .*model"):
+        chain.load_codec(tmp_path / "codec")
+
+
 def test_stems_need_a_codec(models, scores, tmp_path):
     job = make_job(scores, tmp_path / "stems", stems=True)
     own = tokenize.Models(semantic=models.semantic, semantic_codebook=models.semantic_codebook)

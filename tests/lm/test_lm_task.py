@@ -36,6 +36,8 @@ def random_batch(task, seed=0):
     [
         ("tiny_musicgen", "smoke"),
         ("musicgen_small", "smoke"),
+        ("tiny_musicgen_melody", "smoke"),
+        ("tiny_musiclm", "semantic_melody,smoke"),
         ("tiny_musiclm", "coarse,smoke"),
         ("tiny_magenta_rt", "smoke"),
         ("tiny_soundstorm", "smoke"),
@@ -128,7 +130,9 @@ FULL_SIZE = pytest.mark.parametrize(
         ("musicgen_small", "", 420_371_456, 1500),
         ("musicgen_medium", "", 1_838_737_920, 1500),
         ("musicgen_large", "", 3_256_956_928, 1500),
+        ("musicgen_melody", "", 1_385_625_600, 1500),
         ("musiclm_430m", "semantic", 417_397_248, 750),
+        ("musiclm_430m", "semantic_melody", 430_004_736, 750),
         ("musiclm_430m", "coarse", 424_741_376, 500),
         ("musiclm_430m", "fine", 423_687_680, 150),
         ("magenta_rt_base", "", 200_398_848, 300),

@@ -36,7 +36,7 @@ def chain():
 
 def directions(seed=0):
     vectors = np.random.default_rng(seed).normal(size=(2, 64)).astype(np.float32)
-    return Directions(((0.0, vectors),))
+    return Directions(((0.0, {"joint_embedding": vectors[:, None]}),))
 
 
 def timelines(chain, seconds, told=None, prompt=None):
@@ -89,7 +89,7 @@ def test_a_prompt_is_continued_as_if_generated(chain, made):
 
 
 def test_a_story_changes_what_comes_after_its_turn(chain, made):
-    (_, first), (_, second) = directions().embeddings[0], directions(1).embeddings[0]
+    (_, first), (_, second) = directions().told[0], directions(1).told[0]
     told = Directions(((0.0, first), (0.5, second)))
     *_, story = stages.run(timelines(chain, 1.8, told))
     # The windows of 1 s begin every half second; the second one is told the other thing.
