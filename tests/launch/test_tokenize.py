@@ -188,7 +188,7 @@ def test_a_model_of_another_version_is_refused(models, tmp_path):
     about = manifest.read(tmp_path / "codec")
     del about["config"]["model"]
     manifest.write(tmp_path / "codec", about)
-    with pytest.raises(UserError, match="config does not fit this version of mgen .*model"):
+    with pytest.raises(UserError, match=r"config does not fit this version of mgen .*model"):
         chain.load_codec(tmp_path / "codec")
 
 
