@@ -153,7 +153,7 @@ class Chain:
             Timeline(stage, wish.duration, seeds, directions, own, prompt, hole)
             for stage, own in zip(self.stages, sampling, strict=True)
         ]
-        return stages.run(timelines, self._melody(wish, len(seeds)) if wish.melody else None)
+        return stages.run(timelines, self.melody_streams(wish, len(seeds)) if wish.melody else None)
 
     def scores(self, audio: ndarray, texts: Sequence[str]) -> ndarray:
         """Cosines [B, N] between clips [B, T, C] at the codec's rate and texts (MusicLM's MuLan
@@ -251,8 +251,9 @@ class Chain:
                 )
         return wish.start, wish.end
 
-    def _melody(self, wish: Wish, batch: int) -> dict[str, ndarray]:
-        """The streams of the tune that the stages read, as long as the clip."""
+    def melody_streams(self, wish: Wish, batch: int) -> dict[str, ndarray]:
+        """What the stages read of the tune, as long as the clip: tokens int32 [B, W, K] of its
+        windows, pitch classes float32 [B, F, 12]."""
 
         def tune(sample_rate: int, channels: int) -> ndarray:
             audio = io.read(wish.melody, sample_rate=sample_rate, channels=channels)
