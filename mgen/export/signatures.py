@@ -19,7 +19,7 @@ from mgen.lm.condition import Condition
 from mgen.lm.filters import SamplingConfig
 from mgen.lm.sample import FrozenLM
 from mgen.lm.stages import FrozenStage
-from mgen.lm.streams import JOINT
+from mgen.lm.streams import JOINT, TEXT
 from mgen.typing import Params
 
 
@@ -111,8 +111,9 @@ def of_stage(
     fields: dict[str, Any],
 ) -> Model:
     """`generate`: seed int32 [b], temperature and guidance float32 [], and the model's conditions
-    (attributes int32 [b, A], 0 unknown; vectors float32 [b, c, W] and mask bool [b, c]; prefix_<i>
-    int32 [b, N, K]) -> codes int32 [b, frames, K].
+    (attributes int32 [b, A], 0 unknown; vectors float32 [b, c, W] and mask bool [b, c]; the same
+    of each sequence of vectors before the codes, front_<i> and front_mask_<i>; prefix_<i> int32 [b,
+    N, K]) -> codes int32 [b, frames, K].
 
     Args:
       sampling: top_k and top_p; temperature and guidance are inputs.
@@ -128,6 +129,12 @@ def of_stage(
     if config.condition_width:
         shapes["vectors"] = (f"b, c, {config.condition_width}", jnp.float32)
         shapes["mask"] = ("b, c", jnp.bool_)
+    for i, ((name, rate), width) in enumerate(zip(stage.stage.front, config.front)):
+        if name == TEXT:
+            raise UserError("this model has a text of any length before its codes: not exported")
+        rows = max(1, round(seconds * rate))
+        shapes[f"front_{i}"] = (f"b, {rows}, {width}", jnp.float32)
+        shapes[f"front_mask_{i}"] = (f"b, {rows}", jnp.bool_)
     for i, part in enumerate(stage.stage.prefix):
         rows = 1 if part.stream == JOINT else part.rows(seconds)
         shapes[f"prefix_{i}"] = (f"b, {rows}, {part.levels}", jnp.int32)
@@ -142,6 +149,8 @@ def of_stage(
             attributes=inputs.get("attributes"),
             vectors=inputs.get("vectors"),
             mask=inputs.get("mask"),
+            front=tuple(inputs[f"front_{i}"] for i in range(len(config.front))),
+            front_mask=tuple(inputs[f"front_mask_{i}"] for i in range(len(config.front))),
             prefix=tuple(inputs[name] for name in shapes if name.startswith("prefix_")),
         )
         codes = dataclasses.replace(lm, weights=params).generate(

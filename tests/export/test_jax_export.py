@@ -16,6 +16,8 @@ from mgen import manifest
 from mgen.errors import UserError
 from mgen.export import artefact, saved_model, signatures, stablehlo
 from mgen.export.signature import Model, Signature, symbolic
+from mgen.lm.filters import SamplingConfig
+from mgen.lm.stages import FrozenStage
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +110,21 @@ def test_a_codec_without_codes_has_latents(codec):
     latents = encode.run(model.params, {"audio": audio})
     assert latents["latents"].shape == (1, 2, config.latent_dim)
     assert decode.run(model.params, latents)["audio"].shape == audio.shape
+
+
+def test_vectors_before_the_codes_are_inputs(untrained):
+    task, state = untrained("hierarchy.tiny_musicgen_melody")
+    stage = FrozenStage.from_trained(task.config, state.params, {})
+    model = signatures.of_stage(stage, "m" * 64, 0.2, SamplingConfig(), {})
+    (generate,) = model.signatures
+    inputs = {
+        name: jax.ShapeDtypeStruct([2 if str(d) == "b" else int(d) for d in x.shape], x.dtype)
+        for name, x in generate.inputs.items()
+    }
+    assert inputs["front_0"].shape == (2, 2, 12) and inputs["front_mask_0"].shape == (2, 2)
+    assert inputs["front_1"].shape == (2, 1, 64)
+    found = jax.eval_shape(generate.run, model.params, inputs)
+    assert found["codes"].shape == (2, 10, 4)
 
 
 def test_an_embedding_of_audio_pairs_reads_no_text(joint):

@@ -20,6 +20,7 @@ STREAMS = {
     "acoustic": dict(sample_rate=16000, frame_rate=50.0, codebooks=4, codebook_size=100),
     "semantic": dict(sample_rate=16000, frame_rate=25.0, codebooks=1, codebook_size=30),
     "joint": dict(frame_rate=1.0, window_seconds=3.0, codebooks=2, codebook_size=16),
+    "chroma": dict(frame_rate=2.0, width=12),  # vectors, no tokens
 }
 
 
@@ -38,6 +39,7 @@ def write(folder: Path, pieces: int = 6, seed: int = 0) -> Path:
                         acoustic=rng.integers(0, 100, (50 * seconds, 4)),
                         semantic=np.arange(25 * seconds)[:, None] % 30,
                         joint=np.arange(seconds - 2)[:, None].repeat(2, 1),
+                        chroma=np.ones((2 * seconds, 12), np.float32),
                         joint_embedding=rng.normal(size=(seconds - 2, 5)).astype(np.float32),
                     )
     tokens.finish(folder, ["train", "validation"], 2)

@@ -106,6 +106,9 @@ def test_generate_refuses_what_these_models_cannot_follow(demo, mgen, tmp_path):
         ([joint, "--temperature=1,2"], "2 numbers"),
         ([joint, f"--audio_prompt={wav}"], "--semantic"),
         ([f"--joint={work / 'codec'}"], "joint"),
+        ([f"--melody={wav}"], "without melodies"),
+        ([joint, "--negative=drums", "--guidance=1"], "--guidance"),
+        ([f"--audio_prompt={wav}", "--start=0.5", "--end=1"], "from left to right"),
     ):
         done = mgen(*common, *flags, check=False)
         assert done.returncode == 1 and done.stderr.startswith("error:"), done.stderr

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from mgen import chain, features, manifest, tokenize, tokenize_beam
+from mgen.audio import chroma
 from mgen.errors import UserError
 from mgen.inputs import mixes, pipeline, tokens
 from mgen.inputs.records import open_records
@@ -250,6 +251,29 @@ def test_one_pass_equals_one_model_at_a_time(written, models, scores, tmp_path):
         assert set(alone.frames) - {"melody_embedding"} == {stream}
         for index in range(len(alone)):
             np.testing.assert_array_equal(alone[index][stream], together[index][stream])
+
+
+def test_chroma_is_written_beside_codes_and_read_in_training(models, scores, tmp_path):
+    own = tokenize.Models(codec=models.codec, chroma=True)
+    tokenize.tokenize(own, make_job(scores, tmp_path, num_shards=1))
+    about = manifest.read(tmp_path)
+    assert about["streams"]["chroma"] == {"sample_rate": 32000, "frame_rate": 7.8125, "width": 12}
+    piece, record = tokens.open_tokens(tmp_path, "train")[0], open_records(scores, "train")[0]
+    config = RenderConfig(**about["render"])
+    mix, _ = mixes.whole_mix(record, config, 0, SECONDS)
+    audio = mixes.converted(mix, config.sample_rate, 32000, 1)[:, 0]
+    assert piece["chroma"].dtype == np.float32 and piece["id"] == f"{record.id}/0"
+    np.testing.assert_array_equal(piece["chroma"], chroma.dominant(audio))
+    config = importlib.import_module("configs.hierarchy.tiny_musicgen_melody").get_config("smoke")
+    config.unlock()
+    config.stage.front, config.model.front = ("chroma",), (12,)
+    config.streams.acoustic.codebook_size = about["streams"]["acoustic"]["codebook_size"]
+    config.data.update(dataset=str(tmp_path), streams=("acoustic", "chroma"))
+    task = checkpoint.make_task(config)
+    tokens.open_tokens(tmp_path, "train", task.requires())
+    batch = next(pipeline.make_iterator(config.data, split="train", seed=0, train=True))
+    expected = {name: (x.shape, x.dtype) for name, x in task.batch_spec(2).items()}
+    assert {name: (x.shape, x.dtype) for name, x in batch.items()} == expected
 
 
 def test_workers_on_disjoint_shards_write_the_same_files(tokenizer, written, scores, tmp_path):
