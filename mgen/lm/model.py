@@ -17,6 +17,7 @@ from mgen.nn.embed import SumEmbed, sinusoidal
 from mgen.typing import Array, Bool, Float, Int, Params
 
 OUTSIDE = -1e9  # logit of a code beyond the end of a smaller codebook
+STACKS = ("transformer", "conformer", "depth")  # with layers that may be scanned
 
 
 class LM(nn.Module):
@@ -193,11 +194,11 @@ def inside(config: LMConfig, logits: Float[Array, "*B K V"]) -> Float[Array, "*B
 
 def unstack_layers(params: Params) -> Params:
     """Parameters of `LM` with scan=False from those with scan=True."""
-    stacks = [name for name in ("transformer", "depth") if name in params]
+    stacks = [name for name in STACKS if name in params]
     return {**params, **{name: transformer.unstack_layers(params[name]) for name in stacks}}
 
 
 def stack_layers(params: Params) -> Params:
     """Inverse of `unstack_layers`."""
-    stacks = [name for name in ("transformer", "depth") if name in params]
+    stacks = [name for name in STACKS if name in params]
     return {**params, **{name: transformer.stack_layers(params[name]) for name in stacks}}
