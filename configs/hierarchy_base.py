@@ -72,7 +72,9 @@ def experiment(
     )
     if masking is not None:
         masking = dict(hide="level", span=1, prompt=True, steps=(16, 1)) | masking
-        masking = dict(noise=1.0, causal_bias=0.0, last_guidance=None, cooling=False) | masking
+        masking = dict(noise=1.0, causal_bias=0.0, cooling=False) | masking
+        # None, that a number on the command line may replace.
+        masking = dict(last_guidance=ml_collections.config_dict.placeholder(float)) | masking
         config.masking = ml_collections.ConfigDict(masking)
     read = tuple(dict.fromkeys(read))
     config.data = pipeline.default_config(**(dict(view="streams", streams=read) | data))

@@ -218,6 +218,7 @@ def _generate(
     return codes
 
 
+@functools.partial(jax.jit, static_argnames="filters")
 def _pass(
     model: FrozenMasked,
     keys: Key,

@@ -17,7 +17,7 @@ from mgen.nn.embed import SumEmbed, sinusoidal
 from mgen.typing import Array, Bool, Float, Int, Params
 
 OUTSIDE = -1e9  # logit of a code beyond the end of a smaller codebook
-STACKS = ("transformer", "conformer", "depth")
+STACKS = ("transformer", "conformer", "depth")  # with layers that may be scanned
 
 
 class LM(nn.Module):

@@ -190,6 +190,7 @@ def test_config_from_dict(small):
         (dict(depth_layers=1, depth_dim=8, depth_heads=2), "expected 'parallel' with depth_layers"),
         (dict(aligned=((3,),)), "expected 'parallel' with aligned"),
         (dict(objective="masked"), "expected 'parallel' with objective 'masked'"),
+        (dict(context=5), "model.context is 5, expected 0 except with objective 'masked'"),
     ],
 )
 def test_bad_config_is_refused_in_one_line(small, change, message):

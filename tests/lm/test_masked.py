@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mgen.errors import UserError
+from mgen.lm import masked
 from mgen.lm.condition import absent
 from mgen.lm.filters import SamplingConfig
 from mgen.lm.masked import FrozenMasked, MaskingConfig, training_masks
@@ -28,6 +29,21 @@ def model(small):
         aligned=((5,),),
         positions="none",
         conv_kernel=3,
+    )
+    return config, small.random_params(config), small.condition_of(config)
+
+
+@pytest.fixture(scope="module")
+def magnet(small):
+    """The same of a Transformer whose finer levels see two frames on either side."""
+    config = dataclasses.replace(
+        small.BASE,
+        sizes=(11, 11),
+        objective="masked",
+        layout="parallel",
+        context=2,
+        prefix=((7,),),
+        attribute_sizes=(),
     )
     return config, small.random_params(config), small.condition_of(config)
 
@@ -57,6 +73,14 @@ def test_a_level_is_hidden_in_part_and_the_finer_ones_whole(span):
         if own < 3:
             begin = mask[:, -1].argmax()
             assert mask[begin:, -1].all() and not mask[:begin].any()  # behind the prompt
+
+
+def test_without_a_prompt_the_finer_levels_are_hidden_everywhere():
+    codes = jnp.zeros((50, 20, 4), jnp.int32)
+    hidden, scored = training_masks(MaskingConfig(prompt=False), jax.random.key(0), codes)
+    level = np.asarray(scored).any(axis=1).argmax(axis=1)
+    for mask, own in zip(np.asarray(hidden), level):
+        assert mask[:, own + 1 :].all() and not mask[:, :own].any()
 
 
 def test_any_code_is_hidden_as_often_as_the_cosine_says():
@@ -104,6 +128,73 @@ def test_a_scanned_model_generates_the_same(model):
     scanned = dataclasses.replace(config, scan=True, remat="dots"), stack_layers(params), condition
     assert "layers" in scanned[1]["conformer"]
     np.testing.assert_array_equal(generate(scanned), generate(model))
+
+
+def test_finer_levels_see_a_restricted_context(magnet, small):
+    """Two layers of two frames on either side; example 0 has hidden codes in level 0, 1 in level 1,
+    2 has none."""
+    config, params, condition = magnet
+    codes = np.array(small.codes_of(config, frames=12))
+    codes[0, 3, 0] = codes[0, :, 1] = codes[1, 6:, 1] = 11
+    apply = jax.jit(lambda codes, c: LM(config).apply({"params": params}, codes, c))
+    logits = np.asarray(apply(codes, condition))
+    other = codes.copy()
+    other[:, 8, 0] = (other[:, 8, 0] + 1) % 11
+    changed = np.any(np.asarray(apply(other, condition)) != logits, axis=(2, 3))
+    assert changed[0].all()
+    near = np.abs(np.arange(12) - 8) <= 4
+    np.testing.assert_array_equal(changed[1:], np.stack([near, near]))
+    prefix = dataclasses.replace(condition, prefix=((condition.prefix[0] + 1) % 7,))
+    assert np.any(np.asarray(apply(codes, prefix)) != logits, axis=(2, 3)).all()
+    # Each example has the context of its own level.
+    rows = np.asarray([1])
+    alone = apply(codes[rows], jax.tree.map(lambda x: x[rows], condition))
+    np.testing.assert_allclose(alone, logits[rows], atol=1e-5)
+
+
+def test_guidance_goes_from_the_first_value_to_the_last(magnet):
+    plain = dict(span=2, steps=(3, 2), noise=0.0)
+    greedy = SamplingConfig(temperature=0.0, top_k=0, guidance=6.0)
+
+    def made(masking, sampling=greedy):
+        return generate(magnet, masking, sampling=sampling)
+
+    constant = made(plain)
+    np.testing.assert_array_equal(made(plain | dict(last_guidance=6.0)), constant)
+    assert np.any(made(plain | dict(last_guidance=-6.0)) != constant)
+    # The first pass has the first value, and the last one the temperature 0.
+    one, hot = dict(steps=(1,), noise=0.0), dataclasses.replace(greedy, temperature=5.0)
+    annealed = one | dict(last_guidance=-6.0, cooling=True)
+    np.testing.assert_array_equal(made(annealed, hot), made(one))
+    assert np.any(made(one, hot) != made(one))
+
+
+def test_magnet_makes_the_codes_of_an_examples_own_seed(magnet):
+    masking = dict(span=2, prompt=False, steps=(3, 2), last_guidance=1.0, cooling=True)
+    codes, rows = generate(magnet, masking), np.asarray([2, 0])
+    assert codes.min() >= 0 and codes.max() < 11
+    part = jax.tree.map(lambda x: x[rows], magnet[2])
+    alone = generate(magnet, masking, seeds=SEEDS[rows], condition=part)
+    np.testing.assert_array_equal(alone, codes[rows])
+
+
+def test_spans_stay_and_go_as_wholes(magnet):
+    """A pass over 13 frames in spans of 4: what stays of the prompt's span does not count."""
+    config = magnet[0]
+    lm, missing = frozen(magnet, span=4), np.zeros((3, 13, 2), bool)
+    missing[:, 2:, 0] = True
+    codes = jnp.zeros((3, 13, 2), jnp.int32).at[:, 2:].set(11)
+    numbers = SamplingConfig().numbers()
+    keys = jax.vmap(jax.random.key)(SEEDS)
+    for progress in (0.2, 0.5, 0.8, 1.0):
+        settings = magnet[2], jnp.ones(1), numbers, (False, False)
+        made = masked._pass(lm, keys, codes, missing, progress, *settings)
+        hidden = np.asarray(made[:, :, 0] == config.sizes[0])
+        assert not hidden[:, :2].any() and (progress < 1) == bool(hidden.any())
+        spans = np.split(hidden[:, 2:], [2, 6, 10], axis=1)
+        assert all(np.all(span == span[:, :1]) for span in spans)
+        left = np.floor(np.cos(progress * np.pi / 2) * 11)
+        assert np.all((hidden.sum(axis=1) >= left) & (hidden.sum(axis=1) < left + 4))
 
 
 def test_the_most_certain_codes_stay(model):
