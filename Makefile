@@ -45,7 +45,7 @@ format: $(VENV)/.extras-dev,scale,export  ## Format, and mend what can be mended
 	$(BIN)/ruff check --fix .
 
 bench: $(VENV)/.extras-dev,parity  ## Time this code against its peers, side by side
-	$(BIN)/mgen benchmark --suite=codec,lm_decode,inputs,encoders,kmeans,tokenize
+	$(BIN)/mgen benchmark --suite=codec,lm_decode,lm_generate,inputs,encoders,kmeans,tokenize
 
 clean:  ## Remove environments, caches and outputs
 	rm -rf $(VENV) $(NEXT) .cache out build dist

@@ -1,6 +1,7 @@
 """Settings of the whole test suite."""
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -14,5 +15,34 @@ os.environ.setdefault(
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
 import jax
+import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def run_notebook(tmp_path):
+    """Runs a notebook of colab/ from top to bottom in `tmp_path`; `tmp_path / "out"` has what it
+    wrote."""
+    import nbformat
+    from nbclient import NotebookClient
+
+    def run(path):
+        shutil.copy(path, tmp_path)
+        notebook = nbformat.read(path, as_version=4)
+        assert not any(cell.get("outputs") for cell in notebook.cells), (
+            "commit notebooks without output"
+        )
+        resources = {"metadata": {"path": tmp_path}}
+        NotebookClient(notebook, timeout=600, kernel_name="python3", resources=resources).execute()
+        shown = [
+            kind
+            for cell in notebook.cells
+            for output in cell.get("outputs", [])
+            for kind in output.get("data", {})
+        ]
+        assert "image/png" in shown and "text/html" in shown  # pictures and audio players, inline
+        for wav in (tmp_path / "out").rglob("*.wav"):
+            assert wav.stat().st_size > 1000, wav
+
+    return run

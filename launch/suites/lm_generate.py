@@ -40,7 +40,7 @@ class Sizes:
     """
 
     dim: int = 512
-    layers: int = 12
+    layers: int = 6
     seconds: float = 10.0
     prompts: tuple[int, ...] = (25, 50, 75, 100, 125, 150, 175, 200)
     frames: int = 400
@@ -105,7 +105,8 @@ def _soundstorm(sizes: Sizes) -> list[dict[str, Any]]:
 
 
 def _timeline(stage: FrozenStage, seconds: float) -> Timeline:
-    return Timeline(stage, seconds, np.zeros(1, np.int32), Directions(), SamplingConfig())
+    sampling = SamplingConfig(guidance=1.0)
+    return Timeline(stage, seconds, np.zeros(1, np.int32), Directions(), sampling)
 
 
 def _passes(stage: FrozenStage, seconds: float) -> int:

@@ -1,7 +1,8 @@
 """The path from scores to tokens of all three models, and from text through the language models to
-audio, at smoke size, through the real commands."""
+audio, at smoke size, through the real commands, in one process (`test_demo.py` starts one each)."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,10 +14,10 @@ from mgen.inputs import tokens
 
 
 @pytest.fixture(scope="module")
-def demo(mgen, tmp_path_factory):
+def demo(here, tmp_path_factory):
     out = tmp_path_factory.mktemp("demo_hierarchy") / "out"
     # Begins with what `demo_tokens` does.
-    done = mgen("demo_hierarchy", "--smoke", f"--out={out}")
+    done = here("demo_hierarchy", "--smoke", f"--out={out}")
     return out, done.stdout
 
 
@@ -51,7 +52,7 @@ def test_tokens_of_all_models_lie_side_by_side(demo):
 
 
 @pytest.mark.slow
-def test_probe_refuses_what_does_not_fit(demo, mgen):
+def test_probe_refuses_what_does_not_fit(demo, here):
     out, _ = demo
     work = out / "work"
     data = f"--dataset={work / 'corpus_scores' / 'band'}"
@@ -61,7 +62,7 @@ def test_probe_refuses_what_does_not_fit(demo, mgen):
         ([f"--joint={work / 'codec'}"], "joint"),
         ([f"--joint={work / 'joint'}", "--split=none"], "none"),
     ):
-        done = mgen("probe", data, *flags, check=False)
+        done = here("probe", data, *flags, check=False)
         lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
         assert done.returncode == 1 and len(lines) == 1 and word in lines[0], done.stderr
 
@@ -91,7 +92,7 @@ def test_every_chain_makes_clips_and_is_scored(demo):
 
 
 @pytest.mark.slow
-def test_generate_refuses_what_these_models_cannot_follow(demo, mgen, tmp_path):
+def test_generate_refuses_what_these_models_cannot_follow(demo, here, tmp_path):
     out, _ = demo
     work = out / "work"
     lms = f"--lm={work / 'semantic_lm'},{work / 'coarse_lm'},{work / 'fine_lm'}"
@@ -110,6 +111,20 @@ def test_generate_refuses_what_these_models_cannot_follow(demo, mgen, tmp_path):
         ([joint, "--negative=drums", "--guidance=1"], "--guidance"),
         ([f"--audio_prompt={wav}", "--start=0.5", "--end=1"], "from left to right"),
     ):
-        done = mgen(*common, *flags, check=False)
+        done = here(*common, *flags, check=False)
         assert done.returncode == 1 and done.stderr.startswith("error:"), done.stderr
         assert word in done.stderr, (flags, done.stderr)
+
+
+@pytest.mark.slow
+def test_notebook_generates(demo, run_notebook, tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # as `here`
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "demo_hierarchy").symlink_to(demo[0])
+    run_notebook(Path(__file__).parents[2] / "colab" / "generate.ipynb")
+    made = {path.stem: soundfile.read(path) for path in (tmp_path / "out/generate").glob("*.wav")}
+    whole = {"text", "continued", "style", "story", "streamed"}
+    assert made.keys() == whole | {"infilled_middle", "infilled_every_fourth"}
+    (clip, rate), (continued, _) = made["infilled_middle"], made["continued"]
+    assert len(continued) == len(clip) + 2 * rate
+    assert all(len(made[name][0]) == 2 * rate for name in whole - {"continued"})

@@ -12,7 +12,7 @@ from mgen.lm.filters import SamplingConfig
 from mgen.lm.stages import Directions, FrozenStage, Timeline
 from mgen.lm.task import Task
 
-SEEDS = np.asarray([1, 2])
+SEEDS = np.asarray([1, 2], np.int32)
 SAMPLING = SamplingConfig(top_k=0, guidance=2.0)
 
 

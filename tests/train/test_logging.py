@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mgen.train.logging import make_writer
+from mgen.train.logging import make_writer, read_scalars
 
 
 def write_and_read(folder, prefer_clu):
@@ -23,6 +23,7 @@ def test_event_files_without_tensorflow(tmp_path):
     events = write_and_read(tmp_path, prefer_clu=False)
     (loss,) = events.Scalars("loss")
     assert (loss.step, loss.value) == (3, 0.25)
+    assert read_scalars(tmp_path, "loss") == [(3, 0.25)]
     (clip,) = events.Audio("clip/0")
     assert clip.sample_rate == 16000 and clip.length_frames == 800
     (image,) = events.Images("mel/0")
@@ -36,4 +37,5 @@ def test_event_files_through_clu(tmp_path):
     events = write_and_read(tmp_path, prefer_clu=True)
     (event,) = events.Tensors("loss")
     assert event.step == 3 and float(tf.make_ndarray(event.tensor_proto)) == 0.25
+    assert read_scalars(tmp_path, "loss") == [(3, 0.25)]
     assert {"clip", "mel"} <= set(events.Tags()["tensors"])
