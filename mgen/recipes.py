@@ -45,7 +45,8 @@ def tokens(work: Path, smoke: bool) -> Iterator[Command]:
     yield codebook("semantic_codebook", codes, f"--encoder={work / 'semantic'}", "--layer=1")
     models = ("codec", "joint", "joint_codebook", "semantic", "semantic_codebook")
     folders = [f"--{name}={work / name}" for name in models]
-    yield ["tokenize", given, *folders, f"--out={work / 'all_tokens'}", "--max_seconds=30"]
+    written = [f"--out={work / 'all_tokens'}", "--chroma", "--max_seconds=30"]
+    yield ["tokenize", given, *folders, *written]
     few = ["--clips=8", "--train_clips=8", "--seconds=2"] if smoke else []
     encoders = [f"--joint={work / 'joint'}", f"--semantic={work / 'semantic'}"]
     encoders.append(f"--codebook={work / 'semantic_codebook'}")
@@ -54,12 +55,13 @@ def tokens(work: Path, smoke: bool) -> Iterator[Command]:
 
 class Model(NamedTuple):
     """A language model of the chain that `hierarchy` makes: its config and the argument, streams
-    that it reads beside the codec's, and the folder of its tokens."""
+    that it reads beside the codec's, the folder of its tokens, and flags of its smoke size."""
 
     config: str
     arg: str = ""
     streams: tuple[str, ...] = ()
     tokens: str = "all_tokens"
+    smoke: tuple[str, ...] = ()
 
 
 # By name of the workdir.
@@ -69,6 +71,7 @@ STAGES = {
     "fine_lm": Model("tiny_musiclm", "fine"),
     "soundstorm": Model("tiny_soundstorm", "", ("semantic",)),
     "depth_lm": Model("tiny_magenta_rt", "", ("joint",)),
+    "melody_lm": Model("tiny_musicgen_melody", smoke=("--config.model.front=(12, 8)",)),
     "stemgen": Model("tiny_stemgen", tokens="stem_tokens"),
 }
 CHAINS = {
@@ -82,8 +85,8 @@ SMOKE = {"semantic": ("codebook_size",), "joint": ("codebook_size", "embed_dim")
 
 
 def hierarchy(work: Path, smoke: bool) -> Iterator[Command]:
-    """On what `tokens` left in `work`: MusicLM's stages, SoundStorm for two of them, a depth
-    decoder and StemGen, each scored on held-out pieces, and clips (work/../hierarchy)."""
+    """On what `tokens` left in `work`: the models of `STAGES`, each scored on held-out pieces, and
+    clips (work/../hierarchy)."""
     out, given, codec = work.parent / "hierarchy", _data(work), work / "codec"
     stems = ["--stems", f"--out={work / 'stem_tokens'}", "--max_seconds=15"]
     yield ["tokenize", given, f"--codec={codec}", *stems]
@@ -91,7 +94,6 @@ def hierarchy(work: Path, smoke: bool) -> Iterator[Command]:
         yield _train(work, name, model, smoke)
         yield ["evaluate", f"--workdir={work / name}", f"--out={out / name}"]
     yield from _clips(work, out, 2 if smoke else 10)
-    yield from _missing_stem(work, out, 2 if smoke else 10)
     few = ["--n=4", "--batch=4", "--seconds=1"] if smoke else []
     models = [f"--codec={codec}", f"--joint={work / 'joint'}"]
     for name in ("musiclm", "soundstorm"):
@@ -108,12 +110,13 @@ def _train(work: Path, name: str, model: Model, smoke: bool) -> Command:
         command.append(f"--config.stage.joint_codebook={work / 'joint_codebook'}")
     if smoke:
         sizes = [f"{stream}.{field}" for stream in model.streams for field in SMOKE[stream]]
-        command += [f"--config.streams.{size}=8" for size in sizes]
+        command += [f"--config.streams.{size}=8" for size in sizes] + [*model.smoke]
     return command
 
 
 def _clips(work: Path, out: Path, seconds: int) -> Iterator[Command]:
-    """From text by each chain, from a story, and from the start of a held-out piece."""
+    """From text by each chain, from a story, and from the start of a held-out piece; a tune that
+    is followed, and a missing bass, of another one."""
     models = [f"--{name}={work / name}" for name in ("codec", "joint")]
     common = [*models, f"--duration={seconds}"]
     for name, stages in CHAINS.items():
@@ -126,17 +129,14 @@ def _clips(work: Path, out: Path, seconds: int) -> Iterator[Command]:
     yield ["evaluate", trained, _data(work), f"--out={clip.parent}", "--batches=1"]
     encoder = [f"--{name}={work / name}" for name in ("semantic", "semantic_codebook")]
     yield [*sample, *encoder, f"--audio_prompt={clip}", f"--out={out / 'continued'}"]
-
-
-def _missing_stem(work: Path, out: Path, seconds: int) -> Iterator[Command]:
-    """The bass of a held-out piece, made for its other stems."""
-    length = [f"--seconds={seconds}", "--sample_rate=16000"]
-    one = ["--splits=test", "--records=1", "--examples=1", *length]
-    yield ["inspect_data", _data(work), f"--out={out / 'stems'}", *one]
-    others = ",".join(str(out / "stems" / f"0_{name}.wav") for name in ("drums", "guitar", "piano"))
-    ask = [f"--context_stems={others}", "--target_stem=bass", "--guidance_by=context=3,category=3"]
-    models = [_lm(work, "stemgen"), f"--codec={work / 'codec'}"]
-    yield ["generate", *models, *ask, f"--duration={seconds}", f"--out={out / 'stemgen'}"]
+    one = ["--splits=test", "--records=1", "--examples=1", "--sample_rate=16000"]
+    yield ["inspect_data", _data(work), f"--out={out / 'stems'}", *one, f"--seconds={seconds}"]
+    stems = {name: out / "stems" / f"0_{name}.wav" for name in ("drums", "guitar", "piano")}
+    tune = [f"--prompt={PROMPT}", f"--melody={stems['guitar']}", f"--out={out / 'melody'}"]
+    yield ["generate", _lm(work, "melody_lm"), *common, *tune]
+    others = f"--context_stems={','.join(map(str, stems.values()))}"
+    ask = [others, "--target_stem=bass", "--guidance_by=context=3,category=3"]
+    yield ["generate", _lm(work, "stemgen"), *common, *ask, f"--out={out / 'stemgen'}"]
 
 
 def _lm(work: Path, *names: str) -> str:

@@ -9,7 +9,7 @@ import pytest
 import safetensors.numpy
 import soundfile
 
-from mgen import manifest
+from mgen import manifest, recipes
 from mgen.inputs import tokens
 
 
@@ -39,7 +39,7 @@ def test_tokens_of_all_models_lie_side_by_side(demo):
     out, _ = demo
     folder = out / "work" / "all_tokens"
     about = manifest.read(folder)
-    assert set(about["streams"]) == {"acoustic", "semantic", "joint"}
+    assert set(about["streams"]) == {"acoustic", "semantic", "joint", "chroma"}
     for name in ("codec", "joint", "semantic", "joint_codebook", "semantic_codebook"):
         made_by = manifest.read(out / "work" / name)
         assert about["parents"][name] == made_by.get("fingerprint", about["parents"][name])
@@ -71,8 +71,8 @@ def test_probe_refuses_what_does_not_fit(demo, here):
 def test_every_chain_makes_clips_and_is_scored(demo):
     out, printed = demo
     made = out / "hierarchy"
-    for name in ("musiclm", "soundstorm", "depth", "story", "continued"):
-        (clip,) = (made / name).glob("*.wav")
+    for name in ("musiclm", "soundstorm", "depth", "story", "continued", "melody", "stemgen"):
+        clip = made / name / "seed0.wav"
         audio, rate = soundfile.read(clip)
         assert rate == 16000 and len(audio) == 2 * rate and np.isfinite(audio).all()
         about = json.loads(clip.with_suffix(".json").read_text())
@@ -85,7 +85,9 @@ def test_every_chain_makes_clips_and_is_scored(demo):
     np.testing.assert_array_equal(codes[0][:25], codes[1][:25])
     assert not np.array_equal(codes[0], codes[1]) and not np.array_equal(codes[0], codes[2])
     report = json.loads((made / "report.json").read_text())
-    for stage in ("semantic_lm", "coarse_lm", "fine_lm", "soundstorm", "depth_lm"):
+    mix, _ = soundfile.read(made / "stemgen" / "seed0_mix.wav")
+    assert len(mix) == 2 * 16000
+    for stage in recipes.STAGES:
         for field in ("cross_entropy", "cross_entropy_alone", "unigram_cross_entropy"):
             assert np.isfinite(report[f"{stage}/{field}"])
     assert "musiclm/difference" in report and "soundstorm/prompted" in printed
@@ -123,8 +125,9 @@ def test_notebook_generates(demo, run_notebook, tmp_path, monkeypatch):
     (tmp_path / "out" / "demo_hierarchy").symlink_to(demo[0])
     run_notebook(Path(__file__).parents[2] / "colab" / "generate.ipynb")
     made = {path.stem: soundfile.read(path) for path in (tmp_path / "out/generate").glob("*.wav")}
-    whole = {"text", "continued", "style", "story", "streamed"}
-    assert made.keys() == whole | {"infilled_middle", "infilled_every_fourth"}
+    whole = {"text", "continued", "style", "story", "streamed", "melody", "bass", "mix"}
+    infilled = {f"infilled_{name}" for name in ("middle", "every_eighth", "every_fourth")}
+    assert made.keys() == whole | infilled
     (clip, rate), (continued, _) = made["infilled_middle"], made["continued"]
     assert len(continued) == len(clip) + 2 * rate
     assert all(len(made[name][0]) == 2 * rate for name in whole - {"continued"})
