@@ -1,13 +1,11 @@
 """MusicGen small (Copet et al. 2023): 24 layers of 1024, 4 x 2048 codes at 50 Hz, T5-base text.
 
   mgen train --config=hierarchy/musicgen_small --workdir=out/musicgen_small \\
-      --config.data.dataset=TOKENS
+      --config.data.dataset=TOKENS      # of mgen tokenize --codec=... --text_encoder=T5_BASE
 
 420,371,456 parameters. As published: batches of 192 x 30 s, AdamW, cosine with 4000 warm-up steps,
 a moving average of the weights, no condition for a fifth of the examples.
-Hardware: 32 GPUs in the paper.
-The published model reads the vectors of a T5 encoder, a stream "text" that `mgen tokenize` does not
-write yet: the config serves imported weights (`mgen.interop.musicgen`) and data of one's own.
+Hardware: 32 GPUs in the paper. Released weights: `mgen.interop.musicgen`.
 """
 
 import ml_collections
