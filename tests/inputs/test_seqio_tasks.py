@@ -20,14 +20,14 @@ STREAMS = {
     "acoustic": dict(sample_rate=16000, frame_rate=50.0, codebooks=4, codebook_size=100),
     "semantic": dict(sample_rate=16000, frame_rate=25.0, codebooks=1, codebook_size=30),
     "joint": dict(frame_rate=1.0, window_seconds=3.0, codebooks=2, codebook_size=16),
-    "chroma": dict(frame_rate=2.0, width=12),  # vectors, no tokens
 }
+CHROMA = dict(frame_rate=2.0, width=12)  # vectors, no tokens
 
 
 def write(folder: Path, pieces: int = 6, seed: int = 0) -> Path:
     """Codes that tell their time: semantic code s is at 25 Hz, and so on, modulo the sizes."""
     rng = np.random.default_rng(seed)
-    manifest.write(folder, {"kind": "tokens", "streams": STREAMS})
+    manifest.write(folder, {"kind": "tokens", "streams": {**STREAMS, "chroma": CHROMA}})
     for split in ("train", "validation"):
         for shard in range(2):
             with tokens.ShardWriter(folder, split, shard, 2) as writer:

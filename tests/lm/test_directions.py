@@ -122,7 +122,7 @@ def test_a_negative_text_takes_the_place_of_nothing(semantic):
     one, two = vectors(0), vectors(1)
 
     def follow(negative, guidance=3.0):
-        sampling = SamplingConfig(temperature=0.0, top_k=0, guidance=guidance)
+        sampling = SamplingConfig(top_k=0, guidance=guidance)
         return made(semantic, 1.0, {}, Directions(((0.0, one),), negative=negative), sampling)
 
     np.testing.assert_array_equal(follow(one), follow(None, 1.0))
