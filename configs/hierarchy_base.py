@@ -21,12 +21,13 @@ MUSICLM: dict[str, dict[str, Any]] = dict(
     melody=dict(codebooks=24, codebook_size=512, frame_rate=1 / 3),
 )
 # Those of `make demo-tokens`: codec/tiny_16khz, semantic/tiny_muq, joint/tiny_mulan; and of
-# joint/tiny_melody.
+# joint/tiny_melody, and residual ones of semantic/tiny_muq.
 TINY: dict[str, dict[str, Any]] = dict(
     acoustic=dict(codebooks=4, codebook_size=512, frame_rate=50.0, sample_rate=16000),
     semantic=dict(codebooks=1, codebook_size=256, frame_rate=25.0),
     joint=dict(codebooks=12, codebook_size=256, frame_rate=1.0, embed_dim=64),
     melody=dict(codebooks=12, codebook_size=256, frame_rate=1 / 3),
+    style=dict(codebooks=4, codebook_size=64, frame_rate=5.0),
     chroma=CHROMA,
 )
 # A decoder of T5 1.1's shape.
@@ -66,7 +67,9 @@ def experiment(
     config = ml_collections.ConfigDict(dict(family="lm", seed=0, stage=stage))
     config.streams = ml_collections.ConfigDict({name: streams[name] for name in names})
     config.model = ml_collections.ConfigDict(model)
-    dropout = dict(condition_dropout=0.1, attribute_dropout=0.1, source_dropout={})
+    # So that a text without a tune is known too.
+    tunes = {name: 0.5 for name in ("melody", "chroma") if name in names}
+    dropout = dict(condition_dropout=0.1, attribute_dropout=0.1, source_dropout=tunes)
     config.loss = ml_collections.ConfigDict(
         dict(z_loss=0.0, label_smoothing=0.0, chunk=0) | dropout | (loss or {})
     )

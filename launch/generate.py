@@ -22,10 +22,11 @@ _MODELS = [
     flags.DEFINE_string("joint", "", "Workdir of a joint embedding, for text and style."),
     flags.DEFINE_string("text_encoder", "", "Folder of a T5 release, for MusicGen's text."),
     flags.DEFINE_string("semantic", "", "Workdir of an encoder, for audio prompts."),
-    flags.DEFINE_string("semantic_codebook", "", "Its codebook."),
+    flags.DEFINE_string("style_model", "", "Workdir of an encoder, for MusicGen-Style."),
     flags.DEFINE_string("melody_model", "", "Workdir of a melody embedding, for melodies."),
-    flags.DEFINE_string("melody_codebook", "", "Its codebook."),
 ]
+for _name in ("semantic", "style", "melody"):
+    _MODELS.append(flags.DEFINE_string(f"{_name}_codebook", "", "Its codebook."))
 _OUT = flags.DEFINE_string("out", None, "Folder for the clips.", required=True)
 _N = flags.DEFINE_integer("n", 1, "Number of clips.", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the first clip; the others count up.")

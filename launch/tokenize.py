@@ -19,15 +19,15 @@ _DATASET = flags.DEFINE_string("dataset", None, "Prepared dataset.", required=Tr
 _OUT = flags.DEFINE_string("out", None, "Folder of the token dataset.", required=True)
 _MODELS = [
     flags.DEFINE_string("codec", "", "Workdir of a trained codec: acoustic tokens."),
-    flags.DEFINE_string("semantic", "", "Workdir of a semantic encoder: semantic tokens."),
-    flags.DEFINE_string("semantic_codebook", "", "Its codebook, from fit_codebook."),
-    flags.DEFINE_string("joint", "", "Workdir of a joint embedding: its tokens and vectors."),
-    flags.DEFINE_string("joint_codebook", "", "Its codebook, from fit_codebook."),
-    flags.DEFINE_string("melody", "", "Workdir of a melody embedding: its tokens and vectors."),
-    flags.DEFINE_string("melody_codebook", "", "Its codebook, fitted with --stride_seconds=3."),
     flags.DEFINE_string("text_encoder", "", "Folder of a T5 release: vectors of descriptions."),
     flags.DEFINE_bool("chroma", False, "The loudest pitch class over time, as MusicGen reads it."),
 ]
+_FIT = dict(
+    semantic="rate=25", style="rate=5", joint="stride_seconds=1", melody="stride_seconds=3"
+)
+for _name, _flag in _FIT.items():
+    _MODELS.append(flags.DEFINE_string(_name, "", f"Workdir of the encoder of {_name} tokens."))
+    _MODELS.append(flags.DEFINE_string(f"{_name}_codebook", "", f"Of fit_codebook --{_flag}."))
 _SPLITS = flags.DEFINE_list("splits", "train,validation,test", "Splits to tokenize.")
 _OPTIONS = [
     flags.DEFINE_integer("num_shards", 4, "Files a split.", 1),

@@ -200,6 +200,8 @@ def load(
     joint: str | Path = "",
     semantic: str | Path = "",
     semantic_codebook: str | Path = "",
+    style_model: str | Path = "",
+    style_codebook: str | Path = "",
     melody_model: str | Path = "",
     melody_codebook: str | Path = "",
     text_encoder: str | Path = "",
@@ -216,6 +218,9 @@ def load(
     if semantic:
         parts["semantic"], trained = load_semantic(semantic)
         own["semantic"] = trained.fingerprint
+    if style_model:
+        parts["style"], trained = load_semantic(style_model)
+        own["style"] = trained.fingerprint
     if melody_model:
         parts["melody"], trained = load_joint(melody_model)
         own["melody"] = trained.fingerprint
@@ -224,6 +229,7 @@ def load(
         own["text_encoder"] = parts["text"].fingerprint
     for name, folder in (
         ("semantic_codebook", semantic_codebook),
+        ("style_codebook", style_codebook),
         ("melody_codebook", melody_codebook),
     ):
         if folder:

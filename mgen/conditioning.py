@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Collection, Sequence
 
+import jax.numpy as jnp
 import numpy as np
 
 from mgen.audio import chroma, io
@@ -22,10 +23,14 @@ from mgen.lm.streams import (
     CATEGORY,
     CHROMA,
     CONTEXT,
+    EXCERPT,
     JOINT,
     JOINT_VECTORS,
     MELODY,
+    STYLE,
     TEXT,
+    Part,
+    excerpt,
 )
 from mgen.semantic.sample import FrozenSemantic
 from mgen.text_encoder import TextEncoder
@@ -40,6 +45,7 @@ class Encoders:
     Attributes:
       joint, vocabulary: for text and style of MusicLM's kind; text: for MusicGen's.
       semantic, semantic_codebook: for audio prompts of a chain with a semantic stage.
+      style, style_codebook: for styles of MusicGen-Style's kind.
       melody, melody_codebook: for tunes of MusicLM's kind.
     """
 
@@ -49,6 +55,8 @@ class Encoders:
     text: TextEncoder | None = None
     semantic: FrozenSemantic | None = None
     semantic_codebook: Codebook | None = None
+    style: FrozenSemantic | None = None
+    style_codebook: Codebook | None = None
     melody: FrozenJoint | None = None
     melody_codebook: Codebook | None = None
 
@@ -69,13 +77,15 @@ class Encoders:
         scales = parse_scales(wish.guidance_by)
         if unknown := sorted(scales.keys() - set(reads)):
             raise UserError(f"--guidance_by: {unknown[0]}, expected some of {sorted(reads)}")
-        if bool(wish.prompt) + bool(wish.style) + bool(wish.story) > 1:
+        # A style of its own stream may stand beside a text.
+        style = wish.style if STYLE not in reads else ""
+        if bool(wish.prompt) + bool(style) + bool(wish.story) > 1:
             raise UserError("--prompt, --style and --story: expected one of them")
         told: list[tuple[float, Streams]] = []
-        if wish.style:
+        if style:
             joint = self.need_joint("style", reads)
             layout = dict(sample_rate=joint.config.sample_rate, channels=joint.config.channels)
-            heard = joint.embed_audio(io.read(wish.style, **layout))
+            heard = joint.embed_audio(io.read(style, **layout))
             told = [(0.0, {JOINT_VECTORS: np.tile(heard, (batch, 1, 1))})]
         elif wish.prompt or wish.story:
             story = parse_story(wish.story) if wish.story else [(0.0, wish.prompt)]
@@ -114,7 +124,7 @@ class Encoders:
     def given(
         self, wish: Wish, batch: int, reads: Collection[str], categories: Sequence[str]
     ) -> Streams:
-        """The streams of a tune to follow and of stems to fit, as long as the clip."""
+        """The streams of a tune to follow and of stems to fit, as long as the clip; of a style."""
         found: dict[str, ndarray] = {}
         if wish.context_stems or wish.target_stem:
             if CONTEXT not in reads:
@@ -122,6 +132,8 @@ class Encoders:
             found |= self._stems(wish, categories)
         if wish.melody:
             found |= self._tune(wish, reads)
+        if wish.style and STYLE in reads:
+            found[STYLE] = self._excerpt(wish)
         return {name: np.tile(rows, (batch, 1, 1)) for name, rows in found.items()}
 
     def _stems(self, wish: Wish, categories: Sequence[str]) -> dict[str, ndarray]:
@@ -169,6 +181,23 @@ class Encoders:
         if not found:
             raise UserError(f"--melody={wish.melody}: these models were trained without melodies")
         return found
+
+    def _excerpt(self, wish: Wish) -> ndarray:
+        """Tokens int32 [N, K] of the style's beginning, what is not known of it as training has
+        it."""
+        encoder, book = self.style, self.style_codebook
+        if encoder is None or book is None:
+            raise UserError(f"--style={wish.style}: expected --style_model and --style_codebook")
+        levels, size, _ = book.vectors.shape
+        rate = book.about["frame_rate"]
+        audio = io.read(wish.style, sample_rate=encoder.config.sample_rate, channels=1)
+        length = math.ceil(EXCERPT[1] * encoder.config.sample_rate)
+        features = encoder.features_long(audio[:length], book.about["layer"], rate)
+        part = Part(STYLE, 0, levels, size, rate)
+        codes = book.encode(features)[: part.rows(EXCERPT[1])]
+        found = np.asarray(excerpt(part, jnp.asarray(codes[None])))[0]
+        filler = part.rows(EXCERPT[1]) - len(found)
+        return np.pad(found, ((0, filler), (0, 0)), constant_values=size)
 
     def prompt(self, wish: Wish, batch: int, writes: Collection[str]) -> Streams:
         """The streams of the audio prompt that the stages write."""

@@ -30,6 +30,7 @@ from mgen.semantic.sample import FrozenSemantic
 from mgen.text_encoder import TextEncoder
 
 BLOCK_SECONDS = 30.0  # of audio that a codec is given at once
+CLUSTERED = ("semantic", "style")  # features of a semantic encoder
 WINDOWED = ("joint", "melody")  # embeddings of windows
 
 
@@ -41,6 +42,8 @@ class Models:
     codec: str = ""
     semantic: str = ""
     semantic_codebook: str = ""
+    style: str = ""
+    style_codebook: str = ""
     joint: str = ""
     joint_codebook: str = ""
     melody: str = ""
@@ -125,20 +128,20 @@ class Acoustic:
 
 
 class Semantic:
-    """Clusters of an encoder's features: "semantic" [F, K]."""
+    """Clusters of an encoder's features, "<name>" [F, K]: "semantic" or, at a low rate, "style"."""
 
-    name = "semantic"
-
-    def __init__(self, encoder: FrozenSemantic, codebook: Codebook, fingerprint: str):
-        self._encoder, self._codebook = encoder, codebook
+    def __init__(
+        self, encoder: FrozenSemantic, codebook: Codebook, fingerprint: str, name: str = "semantic"
+    ):
+        self._encoder, self._codebook, self.name = encoder, codebook, name
         self.sample_rate, self.channels = encoder.config.sample_rate, 1
         self._layer, self._rate = codebook.about["layer"], codebook.about["frame_rate"]
         self.about = dict(sample_rate=self.sample_rate, frame_rate=self._rate, **_shape(codebook))
-        self.parents = {"semantic": fingerprint, "semantic_codebook": codebook.fingerprint}
+        self.parents = {name: fingerprint, f"{name}_codebook": codebook.fingerprint}
 
     def __call__(self, audio: np.ndarray) -> dict[str, np.ndarray]:
         features = self._encoder.features_long(audio, self._layer, self._rate)
-        return {"semantic": self._codebook.encode(features)}
+        return {self.name: self._codebook.encode(features)}
 
 
 class Joint:
@@ -320,7 +323,7 @@ def load(models: Models) -> Tokenizer:
       UserError: a folder that holds something else, a codebook of another encoder, a model without
         its codebook.
     """
-    for name in ("semantic", *WINDOWED):
+    for name in (*CLUSTERED, *WINDOWED):
         given = [bool(getattr(models, field)) for field in (name, f"{name}_codebook")]
         if any(given) and not all(given):
             raise UserError(f"--{name} and --{name}_codebook: expected both or none")
@@ -330,11 +333,12 @@ def load(models: Models) -> Tokenizer:
         codec, trained = chain.load_codec(models.codec)
         stages.append(Acoustic(codec, trained.fingerprint))
         configs.append(trained.config)
-    if models.semantic:
-        semantic, trained = chain.load_semantic(models.semantic)
-        book = _codebook(models.semantic_codebook, models.semantic, trained.fingerprint)
-        stages.append(Semantic(semantic, book, trained.fingerprint))
-        configs.append(trained.config)
+    for name in CLUSTERED:
+        if workdir := getattr(models, name):
+            semantic, trained = chain.load_semantic(workdir)
+            book = _codebook(getattr(models, f"{name}_codebook"), workdir, trained.fingerprint)
+            stages.append(Semantic(semantic, book, trained.fingerprint, name))
+            configs.append(trained.config)
     for name in WINDOWED:
         if workdir := getattr(models, name):
             joint, trained = chain.load_joint(workdir)

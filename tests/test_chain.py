@@ -174,3 +174,35 @@ def test_a_stem_is_made_for_the_sum_of_the_others(codec, tune, tmp_path):
     }
     assert made["both"].shape == (2, 25, 4)
     assert np.any(made["both"] != made["alone"]) and np.any(made["both"] != made["scaled"])
+
+
+class Ear:
+    """A semantic encoder that hears how much there is: feature f is f / 10."""
+
+    config = dataclasses.make_dataclass("Layout", ["sample_rate"])(16000)
+
+    def features_long(self, audio, layer, rate):
+        assert layer == 1 and audio.shape[1] == 1
+        count = int(len(audio) / 16000 * rate)
+        return np.tile(np.arange(count, dtype=np.float32)[:, None] / 10, (1, 2))
+
+
+def test_a_style_becomes_tokens_that_are_partly_unknown(codec, tune):
+    vectors = np.random.default_rng(0).normal(size=(4, 64, 2)).astype(np.float32)
+    book = Codebook(vectors, {"frame_rate": 5.0, "layer": 1})
+    encoders = Encoders(codec=codec, style=Ear(), style_codebook=book)
+    (codes,) = encoders.given(Wish(duration=0.5, style=tune), 1, {"style"}, ())["style"]
+    # A second of the longest excerpt's 4.5, three levels of four.
+    expected = book.encode(Ear().features_long(np.zeros((16000, 1)), 1, 5.0))
+    assert codes.shape == (22, 4)
+    np.testing.assert_array_equal(codes[:5, :3], expected[:, :3])
+    assert np.all(codes[5:] == 64) and np.all(codes[:, 3] == 64)
+    chain = Chain((stage("tiny_musicgen_style"),), encoders)
+    seeds, sampling = np.arange(2), [SamplingConfig(top_k=0)]
+    made = {
+        style: chain.generate(Wish(duration=0.5, style=style), seeds, sampling)[0]
+        for style in ("", tune)
+    }
+    assert made[tune].shape == (2, 25, 4) and np.any(made[tune] != made[""])
+    with pytest.raises(UserError, match="expected --style_model and --style_codebook"):
+        Encoders(codec=codec).given(Wish(duration=0.5, style=tune), 1, {"style"}, ())

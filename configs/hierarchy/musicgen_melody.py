@@ -15,4 +15,4 @@ from mgen.configs.hierarchy import musicgen_small
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    return musicgen_small.get_config(arg, dim=1536, heads=24, layers=48, melody=True)
+    return musicgen_small.get_config(arg, dim=1536, heads=24, layers=48, kind="melody")

@@ -22,9 +22,11 @@ from mgen.lm.masked import FrozenMasked, MaskingConfig
 from mgen.lm.sample import FrozenLM, Variant
 from mgen.lm.streams import (
     ATTRIBUTES,
+    EXCERPT,
     JOINT,
     JOINT_VECTORS,
     OPTIONAL,
+    STYLE,
     TEXT,
     Stage,
     model_config,
@@ -261,6 +263,9 @@ class Timeline:
         for part in (*self.stage.prefix, *self.stage.aligned):
             if part.stream == JOINT:
                 cut[JOINT] = self._joint(streams.get(JOINT_VECTORS))
+            elif part.stream == STYLE:
+                nothing = np.full((len(self.seeds), part.rows(EXCERPT[1]), part.last), part.size)
+                cut[STYLE] = streams.get(STYLE, nothing)
             elif part.stream in OPTIONAL:
                 rows, there = self._rows(streams, part.stream, part.rate, part.last, begin, end)
                 cut[part.stream] = jnp.where(there[..., None], rows, part.size).astype(jnp.int32)

@@ -29,6 +29,9 @@ JOINT, JOINT_VECTORS, TEXT = "joint", "joint_embedding", "text"
 # A stem is made to fit a mix of others, in its slot; a tune to follow is tokens of its windows'
 # embeddings (MusicLM) or pitch classes (MusicGen).
 CONTEXT, CATEGORY, MELODY, CHROMA = "context", "category", "melody", "chroma"
+# Residual tokens of an excerpt that the piece should sound like (Rouard et al. 2024,
+# "MusicGen-Style"): s of the shortest and the longest one, levels that generation knows of it.
+STYLE, EXCERPT, STYLE_LEVELS = "style", (1.5, 4.5), 3
 ATTRIBUTES = "attributes"  # classes of a piece
 # What a user may leave out.
 OPTIONAL = (CONTEXT, CATEGORY, MELODY)
@@ -180,6 +183,11 @@ class Stage:
     def prefix_codes(self, codes: Codes) -> tuple[Array, ...]:
         return tuple(part.take(codes) for part in self.prefix)
 
+    @property
+    def style(self) -> Part | None:
+        """The part whose excerpt it reads."""
+        return next((part for part in self.prefix if part.stream == STYLE), None)
+
     def aligned_codes(self, codes: Codes, frames: int) -> tuple[Array, ...]:
         """Each repeated to the target's rate; the last row goes on where it is short."""
         found = []
@@ -200,6 +208,28 @@ def model_config(config: Any) -> LMConfig:
             f"{len(stage.front)} streams in stage.front"
         )
     return shape
+
+
+def excerpt(part: Part, codes: Int[Array, "B F K"], key: Key | None = None) -> Int[Array, "B N K"]:
+    """The rows of an excerpt of a crop, as many as the longest one has; what is not of it is
+    unknown. With a key its place, its length and how many levels are known are random, so that
+    the fewer levels say the more of the whole; without one it is all of the crop's beginning, with
+    `STYLE_LEVELS`."""
+    batch, frames, levels = codes.shape
+    count = min(frames, part.rows(EXCERPT[1]))
+    at, level = jnp.arange(count)[None], jnp.arange(levels)[None, None]
+    if key is None:
+        start, length = jnp.zeros((batch, 1), jnp.int32), jnp.full((batch, 1), count)
+        known = jnp.full((batch, 1, 1), STYLE_LEVELS)
+    else:
+        keys = jax.random.split(key, 3)
+        shortest = min(count, part.rows(EXCERPT[0]))
+        length = jax.random.randint(keys[0], (batch, 1), shortest, count + 1)
+        start = jax.random.randint(keys[1], (batch, 1), 0, frames - length + 1)
+        known = jax.random.randint(keys[2], (batch, 1, 1), 1, levels + 1)
+    rows = jnp.minimum(start + at, frames - 1)
+    found = jnp.take_along_axis(codes, rows[..., None], axis=1)
+    return jnp.where((at < length)[..., None] & (level < known), found, part.size)
 
 
 def silenced(

@@ -17,7 +17,16 @@ from mgen.lm import loss as lm_loss
 from mgen.lm import masked
 from mgen.lm.condition import Condition
 from mgen.lm.model import LM
-from mgen.lm.streams import JOINT, JOINT_VECTORS, TEXT, Stage, drop_sources, model_config
+from mgen.lm.streams import (
+    JOINT,
+    JOINT_VECTORS,
+    STYLE,
+    TEXT,
+    Stage,
+    drop_sources,
+    excerpt,
+    model_config,
+)
 from mgen.metrics import unigram
 from mgen.nn.cluster import residual_codes
 from mgen.train import task
@@ -128,12 +137,16 @@ class Task(task.Task):
         variables = {**state.variables, "joint": {"codebook": codebook}}
         return dataclasses.replace(state, variables=variables)
 
-    def inputs(self, variables: Params, batch: Batch) -> tuple[Int[Array, "B F K"], Condition]:
-        """The codes to predict and the condition."""
+    def inputs(
+        self, variables: Params, batch: Batch, key: Key | None = None
+    ) -> tuple[Int[Array, "B F K"], Condition]:
+        """The codes to predict and the condition; with a key, of a random excerpt of the style."""
         stage, streams = self.stage, dict(batch)
         if self.joint:
             codes, _ = residual_codes(batch[JOINT_VECTORS], variables["joint"]["codebook"])
             streams[JOINT] = codes[:, None]
+        if stage.style is not None:
+            streams[STYLE] = excerpt(stage.style, batch[STYLE], key)
         codes = stage.grid(streams)
         vectors, mask = _read(batch, stage.vectors) if stage.vectors else (None, None)
         front = [_read(batch, name) for name, _ in stage.front]
@@ -153,7 +166,8 @@ class Task(task.Task):
     ) -> tuple[Array, tuple[Metrics, Params]]:
         settings, config = self.config.loss, self.lm_config
         condition_key, dropout_key = jax.random.split(key)
-        codes, condition = self.inputs(variables, batch)
+        style_key = jax.random.fold_in(condition_key, 2) if train else None
+        codes, condition = self.inputs(variables, batch, style_key)
         read, scored = codes, jnp.ones((1, 1, 1), bool)
         if config.objective == "masked":
             # Evaluation always hides the same.

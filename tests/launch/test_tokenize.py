@@ -201,6 +201,19 @@ def test_stems_need_a_codec(models, scores, tmp_path):
     assert not (tmp_path / "stems").exists()
 
 
+def test_style_is_semantic_tokens_at_another_rate(models, scores, tmp_path):
+    of = features.of_encoder(models.semantic, 1, rate=5.0)
+    config = dataclasses.replace(SMALL, levels=2, size=8)
+    features.fit_codebook(of, scores, tmp_path / "book", config, max_seconds=SECONDS)
+    own = dict(style=models.semantic, style_codebook=str(tmp_path / "book"), codec=models.codec)
+    tokenize.tokenize(tokenize.Models(**own), make_job(scores, tmp_path / "out", num_shards=1))
+    about, piece = manifest.read(tmp_path / "out"), tokens.open_tokens(tmp_path / "out", "train")[0]
+    assert about["streams"]["style"]["frame_rate"] == 5.0
+    assert set(about["parents"]) == {"codec", "style", "style_codebook"}
+    assert len(piece["style"]) == pytest.approx(5 * SECONDS, abs=1) and piece["style"].max() < 8
+    assert piece["style"].shape[1] == 2
+
+
 class Words:
     """Stands for a T5 release: a vector (word number, length) for each word."""
 

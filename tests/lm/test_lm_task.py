@@ -138,6 +138,7 @@ FULL_SIZE = pytest.mark.parametrize(
         ("magenta_rt_base", "", 200_398_848, 300),
         ("soundstorm_350m", "", 316_015_616, 1500),
         ("stemgen_250m", "", 250_664_960, 1000),
+        ("musicgen_style", "", 1_848_184_320, 1500),
         ("magnet_small", "", 420_371_456, 1500),
         ("vampnet", "coarse", 338_224_000, 574),
         ("vampnet", "fine", 293_662_080, 172),

@@ -13,7 +13,7 @@ from mgen.errors import UserError
 from mgen.lm.condition import Condition
 from mgen.lm.config import LMConfig
 from mgen.lm.layouts import Layout
-from mgen.lm.streams import Part, Stage, drop_sources, parse, silenced
+from mgen.lm.streams import Part, Stage, drop_sources, excerpt, parse, silenced
 
 STREAMS = {
     "acoustic": dict(codebooks=4, codebook_size=9, frame_rate=50.0),
@@ -96,6 +96,37 @@ def test_parts_that_do_not_fit_are_refused(build, message):
 
 
 N = 4000
+
+
+@pytest.mark.parametrize("frames", [60, 9])
+def test_an_excerpt_is_of_one_place_and_its_levels(frames):
+    """Rows at 5 Hz: at most 22, at least 8 of them known."""
+    part = Part("style", 0, 6, 100, 5.0)
+    rng = np.random.default_rng(0)
+    codes = jnp.asarray(rng.integers(0, 100, (200, frames, 6)))
+    count = min(22, frames)
+    first = np.asarray(excerpt(part, codes))
+    np.testing.assert_array_equal(first[..., :3], codes[:, :count, :3])
+    assert np.all(first[..., 3:] == 100)
+    found = np.asarray(excerpt(part, codes, jax.random.key(0)))
+    assert found.shape == (200, count, 6)
+    known = found < 100
+    lengths, levels = known[..., 0].sum(axis=1), known[:, 0].sum(axis=1)
+    assert set(levels) == set(range(1, 7))
+    assert set(lengths) == set(range(min(8, count), count + 1))
+    starts = set()
+    for row, one, length, level in zip(np.asarray(codes), found, lengths, levels):
+        assert np.all(one[:length, level:] == 100) and np.all(one[length:] == 100)
+        places = [
+            start
+            for start in range(frames - length + 1)
+            if np.array_equal(row[start : start + length, :level], one[:length, :level])
+        ]
+        assert places
+        starts |= set(places)
+    assert frames == 9 or len(starts) > 20
+
+
 READER = dataclasses.replace(
     stage("acoustic", prefix=("vocals[0:1]", "semantic"), aligned=("acoustic",)), vectors="text"
 )
