@@ -22,9 +22,7 @@ _MODELS = [
     flags.DEFINE_string("text_encoder", "", "Folder of a T5 release: vectors of descriptions."),
     flags.DEFINE_bool("chroma", False, "The loudest pitch class over time, as MusicGen reads it."),
 ]
-_FIT = dict(
-    semantic="rate=25", style="rate=5", joint="stride_seconds=1", melody="stride_seconds=3"
-)
+_FIT = dict(semantic="rate=25", style="rate=5", joint="stride_seconds=1", melody="stride_seconds=3")
 for _name, _flag in _FIT.items():
     _MODELS.append(flags.DEFINE_string(_name, "", f"Workdir of the encoder of {_name} tokens."))
     _MODELS.append(flags.DEFINE_string(f"{_name}_codebook", "", f"Of fit_codebook --{_flag}."))
