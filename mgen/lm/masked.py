@@ -197,43 +197,49 @@ def _generate(
     config, masking = model.config, model.masking
     codes = jnp.where(fixed, given, jnp.asarray(config.sizes)[None, None])
     for number, count in enumerate(masking.passes(config.num_codebooks)):
-        levels = slice(number, number + 1) if masking.hide == "level" else slice(None)
+        level = number if masking.hide == "level" else 0
         own = jax.vmap(lambda seed, n=number: jax.random.fold_in(jax.random.key(seed), n))(seeds)
 
-        def one_pass(i: Array, codes: Array, keys: Key, levels: slice, count: int) -> Array:
+        def one_pass(i: Array, codes: Array, keys: Key, level: int, count: int) -> Array:
             keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, i)
             progress = (i + 1) / count
             weights = ends[1] + jnp.cos(i / count * np.pi / 2) * (ends[0] - ends[1])
             heat = 1 - progress if masking.cooling else 1.0
             cooled = numbers | {"temperature": numbers["temperature"] * heat}
             settings = condition, weights, cooled, filters
-            return _pass(model, keys, codes, ~fixed, levels, progress, *settings)
+            return _pass(model, keys, codes, ~fixed, level, progress, *settings)
 
-        one_level = functools.partial(one_pass, keys=own, levels=levels, count=count)
+        one_level = functools.partial(one_pass, keys=own, level=level, count=count)
         codes = jax.lax.fori_loop(0, count, one_level, codes)
     return codes
 
 
+@functools.partial(jax.jit, static_argnames="filters")
 def _pass(
     model: FrozenMasked,
     keys: Key,
     codes: Int[Array, "B F K"],
     missing: Bool[Array, "B F K"],
-    levels: slice,
+    level: Int[Array, ""] | int,
     progress: Array,
     condition: Condition,
     weights: Float[Array, " G"],
     numbers: dict[str, Array],
     filters: tuple[bool, bool],
 ) -> Int[Array, "B F K"]:
-    """Draws what is hidden of `missing` in some levels and hides the least certain codes of it
-    again."""
-    config, own, missing = model.config, codes[:, :, levels], missing[:, :, levels]
-    special = jnp.asarray(config.sizes)[None, None, levels]
+    """Draws what is hidden of `missing` and hides the least certain codes of it again: in one
+    level, or with hide "all" in all of them."""
+    config = model.config
+    width = 1 if model.masking.hide == "level" else config.num_codebooks
+
+    def cut(x: Array) -> Array:
+        return jax.lax.dynamic_slice_in_dim(x, level, width, axis=2)
+
+    own, missing, special = cut(codes), cut(missing), cut(jnp.asarray(config.sizes)[None, None])
     hidden = missing & (own == special)
     read = repeat(codes, weights.shape[0])
     logits: Any = LM(config).apply({"params": model.params}, read, condition)
-    logits = keep_likely(mix(weights, logits)[:, :, levels], numbers, filters)
+    logits = keep_likely(cut(mix(weights, logits)), numbers, filters)
     drawn = sample_tokens(keys, logits, numbers, (False, False))
     logs = jax.nn.log_softmax(logits, axis=-1)
     certainty = jnp.take_along_axis(logs, drawn[..., None], axis=-1)[..., 0]
@@ -247,7 +253,8 @@ def _pass(
     order = jnp.argsort(rank.reshape(rank.shape[0], -1), axis=1).argsort(axis=1)
     again = (order < left[:, None]).reshape(rank.shape) & hidden
     again = _largest_of_span(again, model.masking.span) & hidden
-    return codes.at[:, :, levels].set(jnp.where(again, special, own))
+    own = jnp.where(again, special, own)
+    return jax.lax.dynamic_update_slice_in_dim(codes, own, level, axis=2)
 
 
 def _ranking(
