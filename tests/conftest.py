@@ -20,6 +20,13 @@ import pytest
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def forget_programs():
+    """What one file compiled is of no use to the next, and would take gigabytes in the end."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def run_notebook(tmp_path):
     """Runs a notebook of colab/ from top to bottom in `tmp_path`; `tmp_path / "out"` has what it

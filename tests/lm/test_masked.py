@@ -188,7 +188,7 @@ def test_spans_stay_and_go_as_wholes(magnet):
     keys = jax.vmap(jax.random.key)(SEEDS)
     for progress in (0.2, 0.5, 0.8, 1.0):
         settings = magnet[2], jnp.ones(1), numbers, (False, False)
-        made = masked._pass(lm, keys, codes, missing, slice(0, 1), progress, *settings)
+        made = masked._pass(lm, keys, codes, missing, 0, progress, *settings)
         hidden = np.asarray(made[:, :, 0] == config.sizes[0])
         assert not hidden[:, :2].any() and (progress < 1) == bool(hidden.any())
         spans = np.split(hidden[:, 2:], [2, 6, 10], axis=1)
