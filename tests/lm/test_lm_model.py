@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mgen.errors import UserError
-from mgen.lm.condition import Condition, absent, complete, drop, drop_sequences
+from mgen.lm.condition import Condition, absent, complete, drop
 from mgen.lm.config import LMConfig
 from mgen.lm.model import LM, OUTSIDE, stack_layers
 
@@ -126,22 +126,6 @@ def test_condition_dropout_rates(small):
         assert np.all(codes[gone] == size) and np.all(codes[~gone] == 1)
     same = drop(config, jax.random.key(0), condition, 0.0, 0.0)
     jax.tree.map(np.testing.assert_array_equal, same, condition)
-
-
-def test_single_sequences_are_dropped(small):
-    n, config = 4000, dataclasses.replace(small.VARIANTS["llama-like"], prefix=((7, 7), (5,)))
-    condition = Condition(
-        front=(jnp.ones((n, 1, 16)), jnp.ones((n, 2, 4))),
-        front_mask=(jnp.ones((n, 1), bool), jnp.ones((n, 2), bool)),
-        prefix=(jnp.ones((n, 1, 2), jnp.int32), jnp.ones((n, 3, 1), jnp.int32)),
-    )
-    dropped = drop_sequences(config, jax.random.key(0), condition, 0.3, prefix=(1,), front=(0,))
-    gone = ~np.asarray(dropped.front_mask[0])[:, 0]
-    assert abs(gone.mean() - 0.3) < 4 * np.sqrt(0.21 / n)
-    np.testing.assert_array_equal(dropped.front[0][:, 0, 0] == 0, gone)
-    np.testing.assert_array_equal(dropped.prefix[1][:, :, 0] == 5, np.tile(gone[:, None], (1, 3)))
-    kept = (lambda c: (c.front[1], c.front_mask[1], c.prefix[0]))(dropped)
-    assert all(np.all(np.asarray(x) == 1) for x in kept)
 
 
 @pytest.mark.parametrize(

@@ -128,20 +128,26 @@ def test_an_excerpt_is_of_one_place_and_its_levels(frames):
 
 
 READER = dataclasses.replace(
-    stage("acoustic", prefix=("vocals[0:1]", "semantic"), aligned=("acoustic",)), vectors="text"
+    stage("acoustic", prefix=("vocals[0:1]", "semantic"), aligned=("acoustic",)),
+    vectors="text",
+    front=(("chroma", 5.0), ("joint_embedding", 0.0)),
 )
 
 
 @pytest.fixture(scope="module")
 def everything():
     """A condition that says 1 everywhere, and the model's shape."""
-    shape = dict(layout="parallel", dim=16, heads=2, condition_width=3, attribute_sizes=(2,))
+    shape = dict(
+        layout="parallel", front=(12, 5), dim=16, heads=2, condition_width=3, attribute_sizes=(2,)
+    )
     config = LMConfig(**READER.sizes(), **shape)
     codes = [jnp.ones((N, 2, levels), jnp.int32) for levels in (1, 1, 4)]
     return config, Condition(
         attributes=jnp.ones((N, 1), jnp.int32),
         vectors=jnp.ones((N, 2, 3)),
         mask=jnp.ones((N, 2), bool),
+        front=(jnp.ones((N, 4, 12)), jnp.ones((N, 1, 5))),
+        front_mask=(jnp.ones((N, 4), bool), jnp.ones((N, 1), bool)),
         prefix=tuple(codes[:2]),
         aligned=(codes[2],),
     )
@@ -151,13 +157,15 @@ def unknown(condition):
     """Which examples know nothing of each stream, bool [N]."""
     return {
         "text": ~np.asarray(condition.mask).any(axis=1),
+        "chroma": ~np.asarray(condition.front_mask[0]).any(axis=1),
+        "joint_embedding": ~np.asarray(condition.front_mask[1]).any(axis=1),
         "vocals": np.all(np.asarray(condition.prefix[0]) == 5, axis=(1, 2)),
         "semantic": np.all(np.asarray(condition.prefix[1]) == 7, axis=(1, 2)),
         "acoustic": np.all(np.asarray(condition.aligned[0]) == 9, axis=(1, 2)),
     }
 
 
-@pytest.mark.parametrize("names", [set(), {"text"}, {"vocals", "acoustic"}, {"attributes"}])
+@pytest.mark.parametrize("names", [set(), {"text"}, {"vocals", "chroma"}, {"attributes"}])
 def test_silenced_streams_say_nothing(everything, names):
     config, condition = everything
     found = silenced(READER, config, condition, names)
