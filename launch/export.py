@@ -1,10 +1,11 @@
 """Trained models as programs for others: a TensorFlow SavedModel, and jax.export for any platform.
 
-mgen export --codec=out/codec --joint=out/joint --lm=out/lm --out=out/export
+mgen export --codec=CODEC --joint=JOINT --lm=SEMANTIC,COARSE,FINE --out=out/export
 mgen export --codec=out/codec --out=out/export --formats=jax_export --platforms=cpu,tpu
 
 Functions: encode and decode of the codec, embed_audio and embed_text of the joint embedding,
-generate of the language model. `mgen.export.artefact.load` reads the second format back.
+generate of the language models, from text where they read the embedding.
+`mgen.export.artefact.load` reads the second format back.
 """
 
 import sys
@@ -18,7 +19,7 @@ from mgen import cli
 
 _CODEC = flags.DEFINE_string("codec", None, "Workdir of a trained codec.", required=True)
 _JOINT = flags.DEFINE_string("joint", "", "Workdir of a joint embedding.")
-_LM = flags.DEFINE_string("lm", "", "Workdir of a language model of that codec's tokens.")
+_LM = flags.DEFINE_list("lm", [], "Workdirs of language models, in order.")
 _OUT = flags.DEFINE_string("out", None, "Folder; an export there is replaced.", required=True)
 _SECONDS = flags.DEFINE_float(
     "seconds", 6.0, "Of generate, and of encode and decode where a codec needs it.", 0.1, 600.0
@@ -38,19 +39,21 @@ def main(argv: list[str]) -> None:
     formats, platforms = tuple(_FORMATS.value), tuple(_PLATFORMS.value)
     job = artefact.Job(out=_OUT.value, formats=formats, platforms=platforms)
     codec, trained = chain.load_codec(_CODEC.value)
-    models = [signatures.of_codec(codec, trained.fingerprint, _SECONDS.value)]
-    files = {}
+    functions = signatures.of_codec(codec, trained.fingerprint, _SECONDS.value)
+    files, joint = {}, None
     if _JOINT.value:
-        joint, trained = chain.load_joint(_JOINT.value)
-        models.append(signatures.of_joint(joint, trained.fingerprint))
+        frozen, trained = chain.load_joint(_JOINT.value)
+        joint = frozen, signatures.joint_model(frozen, trained.fingerprint)
+        functions += signatures.of_joint(*joint)
         if (trained.workdir / VOCABULARY).is_file():
             files[VOCABULARY] = trained.workdir / VOCABULARY
     if _LM.value:
-        made = chain.load([_LM.value], _CODEC.value)
-        stage, fingerprint, how = made.stages[0], made.about["lm_0"], SamplingConfig()
-        fields = attributes.NAMES
-        models.append(signatures.of_stage(stage, fingerprint, _SECONDS.value, how, fields))
-    print(artefact.report(artefact.write(job, models, files)))
+        made = chain.load(_LM.value, _CODEC.value, _JOINT.value)
+        names = [made.about[f"lm_{i}"] for i in range(len(made.stages))]
+        how = [SamplingConfig()] * len(names)
+        seconds, fields = _SECONDS.value, attributes.NAMES
+        functions.append(signatures.of_chain(made.stages, names, seconds, how, fields, joint))
+    print(artefact.report(artefact.write(job, functions, files)))
     print(f"{_OUT.value}: {', '.join(job.formats)}")
 
 

@@ -15,7 +15,7 @@ import hashlib
 import importlib.metadata
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ import safetensors.numpy
 from mgen import manifest
 from mgen.errors import UserError
 from mgen.export import saved_model, stablehlo
-from mgen.export.signature import Arrays, Model, describe
+from mgen.export.signature import Arrays, Signature, describe, models_of
 from mgen.typing import Array
 
 KIND = "export"
@@ -64,7 +64,9 @@ class Job:
             saved_model.require()
 
 
-def write(job: Job, models: list[Model], files: Mapping[str, Path] | None = None) -> dict[str, Any]:
+def write(
+    job: Job, signatures: Sequence[Signature], files: Mapping[str, Path] | None = None
+) -> dict[str, Any]:
     """Writes the folder and returns its manifest.
 
     Args:
@@ -76,10 +78,10 @@ def write(job: Job, models: list[Model], files: Mapping[str, Path] | None = None
         temporary.mkdir(parents=True)
         with stablehlo.no_source_paths():
             for name in job.formats:
-                FORMATS[name].write(temporary, models, job.platforms)
+                FORMATS[name].write(temporary, signatures, job.platforms)
         for name, path in (files or {}).items():
             shutil.copyfile(path, temporary / name)
-        about = _about(job, models) | {"files": _hashes(temporary)}
+        about = _about(job, signatures) | {"files": _hashes(temporary)}
         manifest.write(temporary, about)
         _replace(out, temporary)
     except OSError as error:
@@ -110,13 +112,14 @@ def load(folder: str | Path) -> dict[str, Callable[..., dict[str, Array]]]:
     weights: dict[str, Arrays] = {}
     functions: dict[str, Callable[..., dict[str, Array]]] = {}
     for name, signature in about["signatures"].items():
-        model = signature["model"]
-        if model not in weights:
-            data = _checked(folder, stablehlo.weights_file(model), about)
-            weights[model] = jax.tree.map(jnp.asarray, safetensors.numpy.load(data))
+        for model in signature["models"]:
+            if model not in weights:
+                data = _checked(folder, stablehlo.weights_file(model), about)
+                weights[model] = jax.tree.map(jnp.asarray, safetensors.numpy.load(data))
         file = stablehlo.program_file(name)
         exported = stablehlo.read(folder / file, _checked(folder, file, about), about)
-        functions[name] = Function(name, exported.call, weights[model], signature["inputs"])
+        own = {model: weights[model] for model in signature["models"]}
+        functions[name] = Function(name, exported.call, own, signature["inputs"])
     return functions
 
 
@@ -124,7 +127,7 @@ class Function:
     """One loaded function, called with its inputs by name; `inputs` says which (see
     `mgen.export.signature.describe`)."""
 
-    def __init__(self, name: str, call: Any, weights: Arrays, inputs: dict[str, Any]):
+    def __init__(self, name: str, call: Any, weights: dict[str, Arrays], inputs: dict[str, Any]):
         self.name, self.inputs = name, inputs
         self._weights, self._call = weights, jax.jit(call)
 
@@ -179,18 +182,8 @@ def report(about: dict[str, Any]) -> str:
     )
 
 
-def _about(job: Job, models: list[Model]) -> dict[str, Any]:
-    signatures = {
-        signature.name: {
-            "model": model.name,
-            "inputs": describe(signature.inputs),
-            "outputs": describe(
-                jax.eval_shape(model.function(signature), model.specs(), signature.inputs)
-            ),
-        }
-        for model in models
-        for signature in model.signatures
-    }
+def _about(job: Job, signatures: Sequence[Signature]) -> dict[str, Any]:
+    models = models_of(signatures)
     return {
         "kind": KIND,
         "formats": list(job.formats),
@@ -199,7 +192,16 @@ def _about(job: Job, models: list[Model]) -> dict[str, Any]:
         "mgen": importlib.metadata.version("mgen"),
         "models": {model.name: model.about for model in models},
         "parents": {model.name: model.fingerprint for model in models},
-        "signatures": signatures,
+        "signatures": {
+            signature.name: {
+                "models": [model.name for model in signature.models],
+                "inputs": describe(signature.inputs),
+                "outputs": describe(
+                    jax.eval_shape(signature.function, signature.specs(), signature.inputs)
+                ),
+            }
+            for signature in signatures
+        },
     }
 
 

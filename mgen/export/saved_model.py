@@ -15,7 +15,7 @@ from jax import export
 
 from mgen.errors import UserError
 from mgen.export import stablehlo
-from mgen.export.signature import Arrays, Model
+from mgen.export.signature import Arrays, Signature, models_of
 
 FOLDER = "saved_model"
 
@@ -38,25 +38,24 @@ def require() -> None:
         ) from error
 
 
-def write(folder: Path, models: Sequence[Model], platforms: tuple[str, ...]) -> None:
-    """Writes FOLDER below `folder`, with every signature of every model."""
+def write(folder: Path, signatures: Sequence[Signature], platforms: tuple[str, ...]) -> None:
+    """Writes FOLDER below `folder`, with every signature."""
     import tensorflow as tf
     from orbax.export import ExportManager, JaxModule, ServingConfig
 
     functions, shapes, servings = {}, {}, []
-    for model in models:
-        for signature in model.signatures:
-            name, specs = signature.name, signature.inputs
-            exported = decomposed(stablehlo.lower(model, signature, platforms))
-            functions[name] = _of_model(model.name, exported.call)
-            shapes[name] = {key: _polymorphic(spec.shape) for key, spec in specs.items()}
-            tensors = {
-                key: tf.TensorSpec(_static(spec.shape), tf.as_dtype(spec.dtype), key)
-                for key, spec in specs.items()
-            }
-            servings.append(ServingConfig(name, input_signature=[tensors], method_key=name))
+    for signature in signatures:
+        name, specs = signature.name, signature.inputs
+        exported = decomposed(stablehlo.lower(signature, platforms))
+        functions[name] = _of_models([m.name for m in signature.models], exported.call)
+        shapes[name] = {key: _polymorphic(spec.shape) for key, spec in specs.items()}
+        tensors = {
+            key: tf.TensorSpec(_static(spec.shape), tf.as_dtype(spec.dtype), key)
+            for key, spec in specs.items()
+        }
+        servings.append(ServingConfig(name, input_signature=[tensors], method_key=name))
     module = JaxModule(
-        {model.name: model.weights() for model in models},
+        {model.name: model.weights() for model in models_of(signatures)},
         functions,
         input_polymorphic_shape=shapes,
         jax2tf_kwargs={name: {"native_serialization_platforms": platforms} for name in functions},
@@ -80,9 +79,9 @@ def decomposed(exported: export.Exported) -> export.Exported:
     return dataclasses.replace(exported, mlir_module_serialized=data)
 
 
-def _of_model(name: str, call: Callable[..., Arrays]) -> Callable[..., Arrays]:
+def _of_models(names: Sequence[str], call: Callable[..., Arrays]) -> Callable[..., Arrays]:
     """`call` as a function of the weights of all models."""
-    return lambda weights, inputs: call(weights[name], inputs)
+    return lambda weights, inputs: call({name: weights[name] for name in names}, inputs)
 
 
 def _polymorphic(shape: tuple[Any, ...]) -> str:

@@ -6,7 +6,7 @@ many functions and platforms there are.
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import safetensors.numpy
 from jax import export
 
 from mgen.errors import UserError
-from mgen.export.signature import Model, Signature
+from mgen.export.signature import Signature, models_of
 
 FOLDER = "jax_export"
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -32,14 +32,14 @@ def weights_file(model: str) -> str:
     return f"{FOLDER}/{model}.safetensors"
 
 
-def write(folder: Path, models: list[Model], platforms: tuple[str, ...]) -> None:
+def write(folder: Path, signatures: Sequence[Signature], platforms: tuple[str, ...]) -> None:
     """Writes FOLDER below `folder`: a program a signature, a file of weights a model."""
     (folder / FOLDER).mkdir()
-    for model in models:
+    for model in models_of(signatures):
         safetensors.numpy.save_file(model.weights(), folder / weights_file(model.name))
-        for signature in model.signatures:
-            exported = lower(model, signature, platforms)
-            (folder / program_file(signature.name)).write_bytes(exported.serialize(vjp_order=0))
+    for signature in signatures:
+        exported = lower(signature, platforms)
+        (folder / program_file(signature.name)).write_bytes(exported.serialize(vjp_order=0))
 
 
 @contextlib.contextmanager
@@ -54,13 +54,13 @@ def no_source_paths() -> Iterator[None]:
         jax.config.update(name, before)
 
 
-def lower(model: Model, signature: Signature, platforms: tuple[str, ...]) -> export.Exported:
-    """The program of `signature` as a function of (weights, inputs); nothing is compiled.
+def lower(signature: Signature, platforms: tuple[str, ...]) -> export.Exported:
+    """The program of `signature` as a function of (weights by model, inputs); nothing is compiled.
 
     Raises `ValueError` where it would carry a custom call: loading refuses it.
     """
-    run = jax.jit(model.function(signature))
-    exported = export.export(run, platforms=platforms)(model.specs(), signature.inputs)
+    run = jax.jit(signature.function)
+    exported = export.export(run, platforms=platforms)(signature.specs(), signature.inputs)
     foreign = custom_calls(exported) - CUSTOM_CALLS
     if foreign:
         raise ValueError(f"{signature.name}: calls {sorted(foreign)}, which no export can carry")

@@ -11,11 +11,11 @@ import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from mgen.errors import UserError
-from mgen.kmeans import Codebook
 from mgen.lm.condition import Condition
 from mgen.lm.filters import SamplingConfig
 from mgen.lm.masked import FrozenMasked, MaskingConfig
@@ -32,7 +32,8 @@ from mgen.lm.streams import (
     model_config,
     silenced,
 )
-from mgen.typing import Array, Params, ndarray
+from mgen.nn.cluster import residual_codes
+from mgen.typing import Array, Float, Int, Params, ndarray
 
 STRIDE = 0.5  # of a window
 
@@ -47,6 +48,7 @@ class FrozenStage:
       seconds: length of a window.
       codebook: vectors [K, V, D] of the joint tokens that it was trained with, None without them.
       categories: names of the values of the stream "category".
+      text_length: vectors of a text in training.
     """
 
     stage: Stage
@@ -54,6 +56,7 @@ class FrozenStage:
     seconds: float
     codebook: ndarray | None = None
     categories: tuple[str, ...] = ()
+    text_length: int = 0
 
     @classmethod
     def from_trained(cls, config: Any, params: Params, variables: Params) -> "FrozenStage":
@@ -68,18 +71,30 @@ class FrozenStage:
         codebook = variables["joint"]["codebook"] if "joint" in variables else None
         codebook = None if codebook is None else np.asarray(codebook)
         categories = tuple(config.streams.get("category", {}).get("names", ()))
-        return cls(Stage.from_config(config), lm, config.data.seconds, codebook, categories)
+        return cls(
+            Stage.from_config(config),
+            lm,
+            config.data.seconds,
+            codebook,
+            categories,
+            config.data.text_length,
+        )
 
     @property
     def reads(self) -> frozenset[str]:
         """Streams that it is conditioned on, "attributes" where it knows classes."""
         return self.stage.reads | ({ATTRIBUTES} if self.lm.config.attribute_sizes else set())
 
-    def joint_tokens(self, embedding: ndarray) -> ndarray:
-        """Tokens int32 [N, 1, K] of embeddings [N, D]."""
+    def joint_tokens(self, embedding: Array | ndarray) -> Int[Array, "N 1 K"]:
+        """Tokens of embeddings [N, D]."""
         if self.codebook is None:
             raise ValueError("this stage reads no joint tokens")
-        return Codebook(self.codebook).encode(embedding)[:, None]
+        return _joint_tokens(embedding, self.codebook)
+
+
+@jax.jit
+def _joint_tokens(embedding: Float[Array, "N D"], codebook: Array) -> Int[Array, "N 1 K"]:
+    return residual_codes(embedding, codebook)[0][:, None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,13 +147,16 @@ class Timeline:
         `hole` the whole clip, of which the codes from its first to its last second are made anew:
         by a masked model from both sides, by another one from what is before."""
         self.frozen, self.stage = stage, stage.stage
-        self.seeds = np.asarray(seeds, np.int64)  # windows make large numbers of them
+        # An exported chain is this code, traced.
+        self.xp: Any = jnp if isinstance(seeds, jax.core.Tracer) else np
+        self.seeds = self.xp.asarray(seeds)
+        self.batch = self.seeds.shape[0]
         self.directions, self.sampling = directions, sampling
         self.total = self.stop = self.stage.frames(seconds)
         self.window = self.stage.frames(stage.seconds)
         self.stride = max(1, round(self.window * STRIDE))
         width = len(self.stage.sizes()["sizes"])
-        self.grid = self.after = np.zeros((len(self.seeds), 0, width), np.int32)
+        self.grid = self.after = self.xp.zeros((self.batch, 0, width), np.int32)
         self.both_sides = hole is not None and isinstance(stage.lm, FrozenMasked)
         if prompt is not None:
             self.grid = np.asarray(self.stage.grid(prompt), np.int32)
@@ -177,15 +195,14 @@ class Timeline:
             **self._prompt(begin, end),
             **self._conditions(streams, begin, end),
         )
-        made = np.asarray(codes)[:, before : self.stop - begin]
-        self.grid = np.concatenate([self.grid, made], axis=1)
+        made = self.xp.asarray(codes)[:, before : self.stop - begin]
+        self.grid = self.xp.concatenate([self.grid, made], axis=1)
         if self.grid.shape[1] == self.stop:
-            self.grid = np.concatenate([self.grid, self.after], axis=1)
+            self.grid = self.xp.concatenate([self.grid, self.after], axis=1)
 
-    def streams(self) -> dict[str, ndarray]:
-        """What was made so far, by stream: the levels that the stage writes."""
-        found = self.stage.split(jnp.asarray(self.grid))
-        return {name: np.asarray(codes) for name, codes in found.items()}
+    def streams(self) -> dict[str, Any]:
+        """What was made so far, by stream: the levels that the stage writes, int32 [B, F, K]."""
+        return self.stage.split(self.grid)
 
     def _span(self) -> tuple[int, int]:
         """Frames of the next window: the first of the fixed ones that ends behind what is made; in
@@ -212,7 +229,8 @@ class Timeline:
 
     def _seeds(self, begin: int) -> ndarray:
         """A seed a clip and window; that of the first window is the clip's."""
-        return (self.seeds + begin * 2654435761) % (1 << 31)
+        own = self.seeds.astype(np.uint32) + np.uint32(begin * 2654435761 % (1 << 32))
+        return (own & np.uint32((1 << 31) - 1)).astype(np.int32)
 
     def _conditions(self, streams: Streams, begin: int, end: int) -> dict[str, Any]:
         """What `generate` is to follow in a window, and to stay away from."""
@@ -264,14 +282,15 @@ class Timeline:
             if part.stream == JOINT:
                 cut[JOINT] = self._joint(streams.get(JOINT_VECTORS))
             elif part.stream == STYLE:
-                nothing = np.full((len(self.seeds), part.rows(EXCERPT[1]), part.last), part.size)
+                nothing = self._full((part.rows(EXCERPT[1]), part.last), part.size)
                 cut[STYLE] = streams.get(STYLE, nothing)
             elif part.stream in OPTIONAL:
                 rows, there = self._rows(streams, part.stream, part.rate, part.last, begin, end)
                 cut[part.stream] = jnp.where(there[..., None], rows, part.size).astype(jnp.int32)
             else:
                 first, last = (round(frame / rate * part.rate) for frame in (begin, end))
-                cut[part.stream] = np.asarray(streams[part.stream])[:, first : max(last, first + 1)]
+                rows = self.xp.asarray(streams[part.stream])
+                cut[part.stream] = rows[:, first : max(last, first + 1)]
         return {name: jnp.asarray(value) for name, value in cut.items()}
 
     def _rows(
@@ -279,23 +298,27 @@ class Timeline:
     ) -> tuple[Array, Array]:
         """The window's rows [B, N, width] of a stream that may be short or missing, and bool [B, N]
         where there are any; rate 0 takes all rows."""
-        rows = streams.get(name, np.zeros((len(self.seeds), 0, width), np.float32))
-        there = streams.get(f"{name}_mask", np.ones(rows.shape[:2], bool))
+        rows = streams.get(name, self.xp.zeros((self.batch, 0, width), np.float32))
+        there = streams.get(f"{name}_mask", self.xp.ones(rows.shape[:2], bool))
         start, count = 0, max(1, rows.shape[1])
         if rate:
             first, last = (frame / self.stage.frame_rate for frame in (begin, end))
             start, count = round(first * rate), max(1, round((last - first) * rate))
         rows, there = rows[:, start : start + count], there[:, start : start + count]
         filler = ((0, 0), (0, count - rows.shape[1]))
-        return jnp.asarray(np.pad(rows, (*filler, (0, 0)))), jnp.asarray(np.pad(there, filler))
+        pad = self.xp.pad
+        return jnp.asarray(pad(rows, (*filler, (0, 0)))), jnp.asarray(pad(there, filler))
 
-    def _joint(self, embedding: ndarray | None) -> ndarray:
+    def _joint(self, embedding: ndarray | None) -> Array | ndarray:
         """Tokens of the embedding [B, 1, D]; all unknown without one."""
         if embedding is not None:
             return self.frozen.joint_tokens(embedding[:, 0])
         assert self.frozen.codebook is not None
         levels, size, _ = self.frozen.codebook.shape
-        return np.full((len(self.seeds), 1, levels), size, np.int32)
+        return self._full((1, levels), size)
+
+    def _full(self, shape: tuple[int, int], value: int) -> ndarray:
+        return self.xp.full((self.batch, *shape), value, np.int32)
 
 
 def run(
@@ -329,12 +352,13 @@ def _extend(timelines: Sequence[Timeline], seconds: float, given: Streams) -> No
 
 
 def merged(timelines: Sequence[Timeline], given: Streams) -> dict[str, ndarray]:
-    found: dict[str, ndarray] = dict(given)
+    found: dict[str, Any] = dict(given)
     for timeline in timelines:
         for name, codes in timeline.streams().items():
             if name not in found:
                 found[name] = codes
                 continue
             frames = min(found[name].shape[1], codes.shape[1])
-            found[name] = np.concatenate([found[name][:, :frames], codes[:, :frames]], axis=-1)
+            parts = [found[name][:, :frames], codes[:, :frames]]
+            found[name] = timeline.xp.concatenate(parts, axis=-1)
     return found

@@ -1,5 +1,6 @@
 """Tiny untrained models, and one export of all of them."""
 
+import dataclasses
 import importlib
 import subprocess
 import sys
@@ -12,22 +13,22 @@ import pytest
 from mgen.codec.sample import FrozenCodec
 from mgen.export import artefact, signatures
 from mgen.joint.sample import FrozenJoint
-from mgen.lm.condition import Condition
+from mgen.lm import stages
 from mgen.lm.filters import SamplingConfig
-from mgen.lm.stages import FrozenStage
+from mgen.lm.stages import Directions, FrozenStage, Timeline
 from mgen.train import checkpoint
 
-FRAMES, TOP_K = 12, 100  # of `generate`
+SECONDS, TOP_K = 0.6, 100  # of `generate`
 
 
-def make_untrained(name):
+def make_untrained(name, variant="smoke"):
     """Task and fresh state of a shipped config's smoke size."""
-    task = checkpoint.make_task(importlib.import_module(f"configs.{name}").get_config("smoke"))
+    task = checkpoint.make_task(importlib.import_module(f"configs.{name}").get_config(variant))
     return task, jax.jit(task.init)(jax.random.key(0))
 
 
-def frozen(name, cls):
-    task, state = make_untrained(name)
+def frozen(name, cls, variant="smoke"):
+    task, state = make_untrained(name, variant)
     return cls.from_trained(task.config, task.generator_params(state), state.variables)
 
 
@@ -60,31 +61,37 @@ def joint():
 
 
 @pytest.fixture(scope="session")
-def lm():
-    task, state = make_untrained("hierarchy.tiny_musicgen")
-    return FrozenStage.from_trained(task.config, task.generator_params(state), state.variables)
+def lms(joint):
+    """Text to semantic tokens, in two windows, and those and the text to all levels of the codec by
+    a masked model."""
+    semantic = frozen("hierarchy.tiny_musiclm", FrozenStage, "semantic,smoke")
+    shape = (*semantic.codebook.shape[:2], joint.config.embed_dim)
+    codebook = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    semantic = dataclasses.replace(semantic, codebook=codebook, seconds=SECONDS / 1.5)
+    return semantic, frozen("hierarchy.tiny_soundstorm", FrozenStage)
 
 
 @pytest.fixture(scope="session")
-def models(codec, joint, lm):
+def functions(codec, joint, lms):
+    """Signatures of all models."""
+    weights = signatures.joint_model(joint, "j" * 64)
+    sampling = [SamplingConfig(top_k=TOP_K)] * 2
     return [
-        signatures.of_codec(codec, "c" * 64, 1.0),
-        signatures.of_joint(joint, "j" * 64),
-        signatures.of_stage(
-            lm, "l" * 64, FRAMES / 50, SamplingConfig(top_k=TOP_K), {"mode": ["unknown"]}
-        ),
+        *signatures.of_codec(codec, "c" * 64, 1.0),
+        *signatures.of_joint(joint, weights),
+        signatures.of_chain(lms, ("l" * 64, "s" * 64), SECONDS, sampling, {}, (joint, weights)),
     ]
 
 
 @pytest.fixture(scope="session")
-def exported(models, tmp_path_factory):
+def exported(functions, tmp_path_factory):
     """Folder with the `jax_export` format of all models."""
     out = tmp_path_factory.mktemp("exported") / "programs"
-    artefact.write(artefact.Job(out=out, formats=("jax_export",)), models)
+    artefact.write(artefact.Job(out=out, formats=("jax_export",)), functions)
     return out
 
 
-def make_inputs(codec, joint, lm, batch):
+def make_inputs(codec, joint, fields, batch):
     """Inputs of every signature, {"encode": {"audio": ...}}; lengths depend on the batch."""
     rng = np.random.default_rng(batch)
     c, j = codec.config, joint.config
@@ -95,44 +102,48 @@ def make_inputs(codec, joint, lm, batch):
 
     ids = rng.integers(0, j.text.vocab_size, (batch, j.text_length), np.int32)
     tokens = rng.integers(1, j.text_length, (batch, 1))
-    attributes = [rng.integers(0, size, batch, np.int32) for size in lm.lm.config.attribute_sizes]
+    text = {"ids": ids, "mask": np.arange(j.text_length)[None] < tokens}
     codes = rng.integers(0, c.codebook_size, (batch, frames, c.num_codebooks), np.int32)
     return {
         "encode": {"audio": audio(frames * c.hop, c.channels)},
         "decode": {"codes": codes},
         "embed_audio": {"audio": audio(j.samples, j.channels)},
-        "embed_text": {"ids": ids, "mask": np.arange(j.text_length)[None] < tokens},
+        "embed_text": text,
         "generate": {
             "seed": np.arange(batch, dtype=np.int32) + batch,
-            "attributes": np.stack(attributes, axis=1),
-            "temperature": np.float32(0.9),
+            **text,
+            "attributes": np.stack([rng.integers(0, n, batch, np.int32) for n in fields], axis=1),
+            "temperature": np.asarray([0.9, 0.7], np.float32),
             "guidance": np.float32(1 + batch),
         },
     }
 
 
 @pytest.fixture(scope="session")
-def cases(codec, joint, lm):
+def cases(codec, joint, lms):
     """Inputs and what the models themselves give for them, for two batch sizes."""
 
     def windows(audio):
         return np.stack([joint.window_embeddings(clip)[0] for clip in audio])
 
-    def generated(seed, attributes, temperature, guidance):
-        sampling = SamplingConfig(
-            temperature=float(temperature), guidance=float(guidance), top_k=TOP_K
-        )
-        condition = Condition(attributes=attributes)
-        return lm.lm.generate(frames=FRAMES, seeds=seed, condition=condition, sampling=sampling)
+    def generated(seed, ids, mask, attributes, temperature, guidance):
+        text = {"joint_embedding": joint.embed_text(ids, mask)[:, None]}
+        told = Directions(((0.0, text),), attributes)
+        lines = []
+        for stage, heat in zip(lms, temperature):
+            own = SamplingConfig(temperature=float(heat), guidance=float(guidance), top_k=TOP_K)
+            lines.append(Timeline(stage, SECONDS, seed, told, own))
+        *_, streams = stages.run(lines)
+        return {"semantic": streams["semantic"], "codes": streams["acoustic"]}
 
     def case(batch):
-        inputs = make_inputs(codec, joint, lm, batch)
+        inputs = make_inputs(codec, joint, lms[1].lm.config.attribute_sizes, batch)
         outputs = {
             "encode": {"codes": codec.encode(**inputs["encode"])},
             "decode": {"audio": codec.decode(**inputs["decode"])},
             "embed_audio": {"embedding": windows(**inputs["embed_audio"])},
             "embed_text": {"embedding": joint.embed_text(**inputs["embed_text"])},
-            "generate": {"codes": generated(**inputs["generate"])},
+            "generate": generated(**inputs["generate"]),
         }
         return SimpleNamespace(inputs=inputs, outputs=jax.tree.map(np.asarray, outputs))
 

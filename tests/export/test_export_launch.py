@@ -7,6 +7,7 @@ import pytest
 
 from mgen import chain, manifest
 from mgen.export import artefact
+from mgen.inputs import vocabulary
 from mgen.train import checkpoint, loop
 
 
@@ -25,7 +26,8 @@ def workdirs(untrained, tmp_path_factory):
     folder = tmp_path_factory.mktemp("workdirs")
     codec = make_workdir(folder / "codec", *untrained("codec.tiny_16khz"))
     make_workdir(folder / "joint", *untrained("joint.tiny_mulan"))
-    (folder / "joint" / "vocabulary.model").write_bytes(b"pieces")
+    texts = [f"a {speed} tune of {n} bars" for speed in ("slow", "fast") for n in range(50)]
+    vocabulary.train(texts, 60, folder / "joint" / "vocabulary.model")
     make_workdir(folder / "lm", *untrained("hierarchy.tiny_musicgen"), {"codec": codec})
     make_workdir(folder / "other_lm", *untrained("hierarchy.tiny_musicgen"), {"codec": "another"})
     return {path.name: f"--{path.name}={path}" for path in folder.iterdir()}
@@ -38,11 +40,13 @@ def test_a_chain_is_exported_with_its_vocabulary_and_parents(mgen, workdirs, tmp
     assert "generate(seed int32 [b], attributes int32 [b, 4]" in done.stdout
     about = manifest.read(out)
     trained = checkpoint.load_trained(workdirs["lm"].partition("=")[2])
-    assert about["parents"]["lm"] == trained.fingerprint
+    assert about["parents"]["lm_0"] == trained.fingerprint
     assert about["parents"]["codec"] == trained.manifest["parents"]["codec"]
-    assert about["platforms"] == ["cpu", "tpu"] and about["models"]["lm"]["frames"] == 15
-    assert about["models"]["lm"]["attributes"]["mode"] == ["unknown", "major", "minor"]
-    assert (out / "vocabulary.model").read_bytes() == b"pieces"
+    assert about["platforms"] == ["cpu", "tpu"] and about["models"]["lm_0"]["frames"] == 15
+    assert about["models"]["lm_0"]["attributes"]["mode"] == ["unknown", "major", "minor"]
+    trained = checkpoint.load_trained(workdirs["joint"].partition("=")[2])
+    pieces = (trained.workdir / "vocabulary.model").read_bytes()
+    assert (out / "vocabulary.model").read_bytes() == pieces
     functions = artefact.load(out)
     assert functions.keys() == {"encode", "decode", "embed_audio", "embed_text", "generate"}
     audio = np.zeros((2, 640, 1), np.float32)

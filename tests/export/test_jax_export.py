@@ -15,13 +15,13 @@ from jax import export
 from mgen import manifest
 from mgen.errors import UserError
 from mgen.export import artefact, saved_model, signatures, stablehlo
-from mgen.export.signature import Model, Signature, symbolic
+from mgen.export.signature import Signature, models_of, symbolic
 from mgen.lm.filters import SamplingConfig
 from mgen.lm.stages import FrozenStage
 
 
 @pytest.fixture(scope="module")
-def functions(exported):
+def loaded(exported):
     return artefact.load(exported)
 
 
@@ -31,23 +31,23 @@ def broken(exported, tmp_path):
     return shutil.copytree(exported, tmp_path / "broken")
 
 
-def test_loaded_functions_equal_the_models_for_every_batch_size_and_length(functions, cases, equal):
-    assert functions.keys() == cases[0].inputs.keys()
+def test_loaded_functions_equal_the_models_for_every_batch_size_and_length(loaded, cases, equal):
+    assert loaded.keys() == cases[0].inputs.keys()
     for case in cases:
         for name, inputs in case.inputs.items():
-            equal(functions[name](**inputs), case.outputs[name])
+            equal(loaded[name](**inputs), case.outputs[name])
 
 
-def test_programs_are_lowered_for_every_platform_and_hold_no_weights(exported, models):
-    for model in models:
+def test_programs_are_lowered_for_every_platform_and_hold_no_weights(exported, functions):
+    for model in models_of(functions):
         stored = safetensors.numpy.load_file(exported / stablehlo.weights_file(model.name))
         assert stored.keys() == model.weights().keys()
-        for signature in model.signatures:
-            data = (exported / stablehlo.program_file(signature.name)).read_bytes()
-            program = export.deserialize(bytearray(data))
-            assert program.platforms == ("cpu", "cuda", "tpu") and not program.has_vjp()
-            shapes = [aval.shape for aval in program.in_avals]
-            assert any(shape and str(shape[0]) == "b" for shape in shapes)
+    for signature in functions:
+        data = (exported / stablehlo.program_file(signature.name)).read_bytes()
+        program = export.deserialize(bytearray(data))
+        assert program.platforms == ("cpu", "cuda", "tpu") and not program.has_vjp()
+        shapes = [aval.shape for aval in program.in_avals]
+        assert any(shape and str(shape[0]) == "b" for shape in shapes)
     weights = exported / stablehlo.weights_file("codec")
     program = exported / stablehlo.program_file("encode")
     assert program.stat().st_size < weights.stat().st_size / 4
@@ -56,13 +56,15 @@ def test_programs_are_lowered_for_every_platform_and_hold_no_weights(exported, m
 def test_manifest_names_parents_rates_shapes_and_the_hash_of_every_file(exported, codec, joint):
     about = manifest.read(exported)
     assert about["kind"] == "export" and about["platforms"] == ["cpu", "cuda", "tpu"]
-    assert about["parents"] == {"codec": "c" * 64, "joint": "j" * 64, "lm": "l" * 64}
+    lms = {"lm_0": "l" * 64, "lm_1": "s" * 64}
+    assert about["parents"] == {"codec": "c" * 64, "joint": "j" * 64, **lms}
     rates = {"sample_rate": 16000, "frame_rate": 50.0, "codebooks": 4, "codebook_size": 512}
     assert rates.items() <= about["models"]["codec"].items()
-    assert about["models"]["lm"]["frames"] == 12 and about["models"]["lm"]["top_k"] == 100
+    assert about["models"]["lm_1"]["frames"] == 30 and about["models"]["lm_1"]["top_k"] == 100
+    assert about["signatures"]["generate"]["models"] == ["lm_0", "lm_1", "joint"]
     assert about["models"]["joint"]["window_seconds"] == joint.config.seconds
     assert about["signatures"]["encode"] == {
-        "model": "codec",
+        "models": ["codec"],
         "inputs": {"audio": {"shape": ["b", "320*f", 1], "dtype": "float32"}},
         "outputs": {"codes": {"shape": ["b", "f", 4], "dtype": "int32"}},
     }
@@ -71,8 +73,8 @@ def test_manifest_names_parents_rates_shapes_and_the_hash_of_every_file(exported
     assert about["files"].keys() == found - {manifest.FILE}
 
 
-def test_an_export_is_reproducible_and_tells_nothing_of_the_machine(exported, models, tmp_path):
-    artefact.write(artefact.Job(out=tmp_path / "again", formats=("jax_export",)), models)
+def test_an_export_is_reproducible_and_tells_nothing_of_the_machine(exported, functions, tmp_path):
+    artefact.write(artefact.Job(out=tmp_path / "again", formats=("jax_export",)), functions)
     assert manifest.read(tmp_path / "again") == manifest.read(exported)
     for path in exported.rglob("*.stablehlo"):
         assert b"/mgen/" not in path.read_bytes()
@@ -82,55 +84,74 @@ def test_a_segmented_codec_that_normalises_gives_levels_and_has_the_length_of_a_
     config = codec.config.replace(normalize=True, causal=False, segment_seconds=0.1)
     variables = dict(codec.variables)
     segmented = type(codec)(config, variables.pop("params"), variables)
-    model = signatures.of_codec(segmented, "s" * 64, 6.0)
-    encode, decode = model.signatures
+    encode, decode = signatures.of_codec(segmented, "s" * 64, 6.0)
+    params = {"codec": segmented.variables}
     audio = jnp.asarray(np.random.default_rng(0).standard_normal((2, 1600, 1), np.float32))
     assert [str(dim) for dim in encode.inputs["audio"].shape] == ["b", "1600", "1"]
-    found = encode.run(model.params, {"audio": audio})
+    found = encode.run(params, {"audio": audio})
     codes, levels = segmented.encode_with_levels(audio)
     np.testing.assert_array_equal(found["codes"], codes)
     np.testing.assert_allclose(found["levels"], levels, rtol=1e-6)
-    back = decode.run(model.params, found)["audio"]
+    back = decode.run(params, found)["audio"]
     np.testing.assert_allclose(back, segmented.decode(codes, levels), atol=1e-5)
 
 
 def test_a_recurrent_codec_has_the_length_that_was_asked_for(codec):
     config = codec.config.replace(lstm_layers=1)
-    model = signatures.of_codec(type(codec)(config, {}, codec.variables), "r" * 64, 2.0)
-    assert [str(d) for d in model.signatures[0].inputs["audio"].shape] == ["b", "32000", "1"]
-    assert [str(d) for d in model.signatures[1].inputs["codes"].shape] == ["b", "100", "4"]
+    recurrent = type(codec)(config, {}, codec.variables)
+    encode, decode = signatures.of_codec(recurrent, "r" * 64, 2.0)
+    assert [str(d) for d in encode.inputs["audio"].shape] == ["b", "32000", "1"]
+    assert [str(d) for d in decode.inputs["codes"].shape] == ["b", "100", "4"]
 
 
 def test_a_codec_without_codes_has_latents(codec):
     config = codec.config.replace(bottleneck="none")
-    model = signatures.of_codec(type(codec)(config, codec.variables["params"]), "l" * 64, 2.0)
-    encode, decode = model.signatures
+    continuous = type(codec)(config, codec.variables["params"])
+    encode, decode = signatures.of_codec(continuous, "l" * 64, 2.0)
+    params = {"codec": continuous.variables}
     assert decode.inputs["latents"].dtype == jnp.float32
     audio = jnp.ones((1, 640, 1))
-    latents = encode.run(model.params, {"audio": audio})
+    latents = encode.run(params, {"audio": audio})
     assert latents["latents"].shape == (1, 2, config.latent_dim)
-    assert decode.run(model.params, latents)["audio"].shape == audio.shape
+    assert decode.run(params, latents)["audio"].shape == audio.shape
 
 
-def test_vectors_before_the_codes_are_inputs(untrained):
-    task, state = untrained("hierarchy.tiny_musicgen_melody")
+@pytest.mark.parametrize(
+    ("name", "inputs"),
+    [
+        ("tiny_musicgen", {"attributes": (2, 4)}),
+        (
+            "tiny_musicgen_melody",
+            {
+                "attributes": (2, 4),
+                "chroma": (2, 2, 12),
+                "chroma_mask": (2, 2),
+                "joint_embedding": (2, 1, 64),
+            },
+        ),
+        ("tiny_stemgen", {"attributes": (2, 4), "category": (2, 1, 1), "context": (2, 10, 4)}),
+        ("tiny_musicgen_style", {"attributes": (2, 4), "style": (2, 22, 4)}),
+    ],
+)
+def test_streams_that_no_stage_writes_are_inputs(untrained, name, inputs):
+    task, state = untrained(f"hierarchy.{name}")
     stage = FrozenStage.from_trained(task.config, state.params, {})
-    model = signatures.of_stage(stage, "m" * 64, 0.2, SamplingConfig(), {})
-    (generate,) = model.signatures
-    inputs = {
+    generate = signatures.of_chain([stage], ["m" * 64], 0.2, [SamplingConfig()], {})
+    given = {
         name: jax.ShapeDtypeStruct([2 if str(d) == "b" else int(d) for d in x.shape], x.dtype)
         for name, x in generate.inputs.items()
     }
-    assert inputs["front_0"].shape == (2, 2, 12) and inputs["front_mask_0"].shape == (2, 2)
-    assert inputs["front_1"].shape == (2, 1, 64)
-    found = jax.eval_shape(generate.run, model.params, inputs)
+    sampling = {"seed": (2,), "temperature": (1,), "guidance": ()}
+    assert {name: x.shape for name, x in given.items()} == inputs | sampling
+    found = jax.eval_shape(generate.run, {m.name: m.params for m in generate.models}, given)
     assert found["codes"].shape == (2, 10, 4)
 
 
 def test_an_embedding_of_audio_pairs_reads_no_text(joint):
     config = dataclasses.replace(joint.config, text=None)
-    model = signatures.of_joint(type(joint)(config, joint.variables["params"]), "a" * 64)
-    assert [signature.name for signature in model.signatures] == ["embed_audio"]
+    audio_only = type(joint)(config, joint.variables["params"])
+    (only,) = signatures.of_joint(audio_only, signatures.joint_model(audio_only, "a" * 64))
+    assert only.name == "embed_audio"
 
 
 @pytest.mark.parametrize(
@@ -146,9 +167,9 @@ def test_an_embedding_of_audio_pairs_reads_no_text(joint):
         ({"audio": np.zeros((1, 321, 1))}, r"\[1, 321, 1\], expected audio"),
     ],
 )
-def test_wrong_inputs_are_refused(functions, inputs, words):
+def test_wrong_inputs_are_refused(loaded, inputs, words):
     with pytest.raises(UserError, match=words) as error:
-        functions["encode"](**inputs)
+        loaded["encode"](**inputs)
     assert "\n" not in str(error.value) and "encode" in str(error.value)
 
 
@@ -206,9 +227,9 @@ def test_a_program_that_calls_other_code_is_not_loaded_nor_written(broken):
     change_program(broken, "encode", lowered(qr).serialize())
     with pytest.raises(UserError, match=r"encode.stablehlo: calls .*lapack"):
         artefact.load(broken)
-    signature = Signature("qr", qr, symbolic(audio=("b, 4, 4", jnp.float32)))
+    signature = Signature("qr", (), qr, symbolic(audio=("b, 4, 4", jnp.float32)))
     with pytest.raises(ValueError, match="qr: calls"):
-        stablehlo.lower(Model("m", {}, (signature,), "", {}), signature, ("cpu",))
+        stablehlo.lower(signature, ("cpu",))
 
 
 def test_a_program_of_another_platform_or_no_program_is_not_loaded(broken):
@@ -223,7 +244,7 @@ def test_a_program_of_another_platform_or_no_program_is_not_loaded(broken):
         artefact.load(broken)
 
 
-def test_settings_and_folders_are_checked_before_anything_is_written(exported, models, tmp_path):
+def test_settings_and_folders_are_checked_before_anything_is_written(exported, tmp_path):
     for job, words in (
         ({"formats": ("savedmodel",)}, "--formats: 'savedmodel' is none, expected of saved_model"),
         ({"formats": ()}, "--formats"),
@@ -241,13 +262,13 @@ def test_settings_and_folders_are_checked_before_anything_is_written(exported, m
     artefact.Job(out=exported, formats=("jax_export",))
 
 
-def test_an_export_is_replaced_whole_or_not_at_all(models, tmp_path):
+def test_an_export_is_replaced_whole_or_not_at_all(functions, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     job = artefact.Job(out=out, formats=("jax_export",), platforms=("cpu",))
     extra = tmp_path / "vocabulary.model"
     extra.write_text("pieces")
-    artefact.write(job, models[:1], {"vocabulary.model": extra})
+    artefact.write(job, functions[:2], {"vocabulary.model": extra})
     before = manifest.read(out)
     assert (out / "vocabulary.model").read_text() == "pieces"
     assert "vocabulary.model" in before["files"]
@@ -255,11 +276,11 @@ def test_an_export_is_replaced_whole_or_not_at_all(models, tmp_path):
     def failing(params, inputs):
         raise RuntimeError("half-way")
 
-    broken = Signature("fails", failing, symbolic(audio=("b", jnp.float32)))
+    broken = Signature("fails", (), failing, symbolic(audio=("b", jnp.float32)))
     with pytest.raises(RuntimeError):
-        artefact.write(job, [models[0], Model("m", {}, (broken,), "", {})])
+        artefact.write(job, [*functions[:2], broken])
     assert manifest.read(out) == before and artefact.load(out)
-    artefact.write(job, models[1:2])
+    artefact.write(job, functions[2:4])
     assert artefact.load(out).keys() == {"embed_audio", "embed_text"}
     assert not (out / "vocabulary.model").exists()
     assert {path.name for path in tmp_path.iterdir()} == {"out", "vocabulary.model"}

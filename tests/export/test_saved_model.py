@@ -10,15 +10,16 @@ import pytest
 from mgen import manifest
 from mgen.errors import UserError
 from mgen.export import artefact, saved_model
+from mgen.export.signature import models_of
 
 pytestmark = pytest.mark.tf
 CLIENT = Path(__file__).with_name("tensorflow_client.py")
 
 
 @pytest.fixture(scope="module")
-def written(models, tmp_path_factory):
+def written(functions, tmp_path_factory):
     out = tmp_path_factory.mktemp("saved") / "all"
-    artefact.write(artefact.Job(out=out, formats=("saved_model",)), models)
+    artefact.write(artefact.Job(out=out, formats=("saved_model",)), functions)
     return out
 
 
@@ -39,7 +40,8 @@ def test_a_process_without_jax_gets_what_the_models_give(written, cases, equal, 
             equal({name: found[f"{index}|{signature}|{name}"] for name in outputs}, outputs)
 
 
-def test_weights_are_variables_and_stored_once(written, models):
+def test_weights_are_variables_and_stored_once(written, functions):
+    models = models_of(functions)
     size = sum(array.nbytes for model in models for array in model.weights().values())
     folder = written / saved_model.FOLDER
     variables = sum(path.stat().st_size for path in (folder / "variables").iterdir())
