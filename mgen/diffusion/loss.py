@@ -79,8 +79,8 @@ def uniform_weight(t: Array) -> Array:
 
 
 def edm_weight(sigma_data: float) -> Callable[[Array], Array]:
-    """1 / c_out^2, by which the loss of an untrained network is 1 at all noise levels (Karras et al.
-    2022, table 1), for the variance exploding process."""
+    """1 / c_out^2, by which the loss of an untrained network is 1 at all noise levels (Karras et
+    al. 2022, table 1), for the variance exploding process."""
     return lambda sigma: (jnp.square(sigma) + sigma_data**2) / jnp.square(sigma * sigma_data)
 
 

@@ -1,5 +1,5 @@
-"""The steps of samplers with a fixed number of them, for any process; t and u are a step's times and
-e^-h is `Process.decay`.
+"""The steps of samplers with a fixed number of them, for any process; t and u are the times of a
+step, and e^-h is `Process.decay`.
 
 Noise levels are compared as sigma / alpha, which in the variance exploding process is sigma: there
 each of these is the published algorithm to the letter.
