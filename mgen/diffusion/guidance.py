@@ -24,15 +24,15 @@ def stacked(*denoisers: Denoiser) -> Variants:
 
 
 def within(weight: float, low: float, high: float) -> Callable[[Array], Array]:
-    """A weight at times in (low, high], 1 outside, which is no guidance (Kynkäänniemi et al. 2024,
-    equation 5)."""
+    """A weight at times in (low, high], 1 outside, which is no guidance (Kynkäänniemi et al.
+    2024)."""
     return lambda t: jnp.where((low < t) & (t <= high), weight, 1.0)
 
 
 def guided(variants: Variants, *weights: Weight) -> Denoiser:
     """D_0 + sum_g weights[g] (D_g - D_0): classifier-free guidance (Ho and Salimans 2022), where 0
     is the unconditional estimate, or autoguidance (Karras et al. 2024), where it is that of a worse
-    model; with more weights the sum over conditions (Liu et al. 2022, equation 11)."""
+    model; with more weights the sum over conditions (Liu et al. 2022)."""
 
     def denoise(x: Array, t: Array) -> Array:
         base, *others = _unstacked(variants(x, t), len(weights))

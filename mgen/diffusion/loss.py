@@ -55,7 +55,7 @@ class Uniform:
 @dataclasses.dataclass(frozen=True)
 class ShiftedCosine:
     """Times of the variance preserving process at which log(alpha^2 / sigma^2) is that of a uniform
-    time plus 2 log(shift) (Hoogeboom et al. 2023, equation 3): a shift below 1 gives more noise, as
+    time plus 2 log(shift) (Hoogeboom et al. 2023): a shift below 1 gives more noise, as
     long or high-rate signals need."""
 
     shift: float = 1.0
@@ -86,7 +86,7 @@ def edm_weight(sigma_data: float) -> Callable[[Array], Array]:
 
 def snr_weight(process: Process, limit: float = np.inf) -> Callable[[Array], Array]:
     """alpha^2 / sigma^2, which turns an error of x0 into that of eps; min-SNR with a `limit` (Hang
-    et al. 2023, equation 4: 5)."""
+    et al. 2023: 5)."""
     return lambda t: jnp.minimum(1.0 / jnp.square(process.noise_to_signal(t)), limit)
 
 

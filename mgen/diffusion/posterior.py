@@ -34,7 +34,7 @@ def inpainting(
 
         x <- m (alpha y + sigma eps_i) + (1 - m) x                                               (2)
 
-    (Song et al. 2021, appendix I.2; with `RungeKutta.repeats` RePaint and the imputation of MSDM.)
+    (score SDEs, Song et al. 2021, appendix I.2; with `RungeKutta.repeats` RePaint and the imputation of MSDM.)
 
     Args:
       known: of the shape of x.
@@ -54,7 +54,7 @@ def dirac_separation(
     process: Process = VARIANCE_EXPLODING,
 ) -> tuple[Denoiser, Constraint]:
     """Stems that sum to `mix` exactly: their denoiser, and the constraint that goes with it. Stem k
-    follows from the others (MSDM, Mariani et al. 2024, equations 14 and 15; alpha > 0):
+    follows from the others (MSDM, Mariani et al. 2024, algorithm 1; alpha > 0):
 
         x_k <- alpha y - sum_{j != k} x_j,  D'_j = D_j + x_k / alpha - D_k                       (3)
 
@@ -96,8 +96,9 @@ def gaussian_separation(
 
         D'_j = D_j + sigma^2 / alpha (alpha y - sum x) / gamma^2                                 (5)
 
-    In d that is d_j - sigma / gamma^2 (y - sum x) (MSDM, Mariani et al. 2024, equation 13). The
-    released code has 2 gamma^2; its choice is gamma = `MSDM_GAMMA` sigma.
+    In d that is d_j - sigma / gamma^2 (y - sum x) (MSDM, Mariani et al. 2024). The released code
+    has 2 gamma^2; its choice is gamma = `MSDM_GAMMA` sigma. Explicit steps from sigma to sigma'
+    diverge where (1 - sigma' / sigma) (1 + S sigma^2 / gamma^2) exceeds 2.
     """
 
     def posterior(x: Array, t: Array) -> Array:
@@ -118,8 +119,8 @@ def measured(
 
         D' = D + sigma^2 / alpha (dD/dx)^T A^T (y - A D) / variance                              (6)
 
-    DPS (Chung et al. 2023, equation 16) with a constant variance, that of the measurement; PiGDM
-    (Song et al. 2023, equation 8) with `pigdm_variance`.
+    DPS (Chung et al. 2023) with a constant variance, that of the measurement; PiGDM (Song et al.
+    2023) with `pigdm_variance`.
 
     Args:
       measure: A, any differentiable function of x for DPS, to something of x's rank.
@@ -142,7 +143,7 @@ def pigdm_variance(
 ) -> Callable[[Array], Array]:
     """Of y around A D(x): what a Gaussian prior of standard deviation `sigma_data` leaves open at a
     time, r^2 = sigma^2 sigma_data^2 / (sigma^2 + alpha^2 sigma_data^2), seen through A, and std^2
-    of the measurement (Song et al. 2023, equation 7 and appendix A.3).
+    of the measurement (Song et al. 2023).
 
     Args:
       gram: A A^T = gram I: 1 of a mask, S of the sum of S stems.

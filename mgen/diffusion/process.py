@@ -3,7 +3,7 @@
     x_t = alpha x_0 + sigma eps,  eps ~ N(0, I),  t from 0 (data) upwards                        (1)
 
     variance exploding    alpha = 1              sigma = t              Karras et al. 2022       (2)
-    variance preserving   alpha = cos(pi t / 2)  sigma = sin(pi t / 2)  Nichol and Dhariwal 2021 (3)
+    variance preserving   alpha = cos(pi t / 2)  sigma = sin(pi t / 2)  Salimans and Ho 2022     (3)
     rectified flow        alpha = 1 - t          sigma = t              Liu et al. 2023          (4)
 
 A prediction is p = a x_0 + b eps; beside (1) that makes two equations for x_0 and eps:

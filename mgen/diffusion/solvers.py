@@ -16,7 +16,7 @@ from mgen.diffusion.trajectory import Problem, Stepper
 from mgen.errors import UserError
 from mgen.typing import Array
 
-# Nodes and rows of the stages after the first, weights of all (Butcher 2016, section 23).
+# Nodes and rows of the stages after the first, weights of all (Butcher 2016).
 TABLEAUS: dict[str, tuple[tuple, tuple, tuple]] = {
     "euler": ((), (), (1.0,)),
     "heun": ((1.0,), ((1.0,),), (0.5, 0.5)),
@@ -140,7 +140,7 @@ class PingPong(Stepper):
 @dataclasses.dataclass(frozen=True)
 class ADPM2(Stepper):
     """Ancestral sampling with a second evaluation half way down (k-diffusion's DPM2 ancestral; with
-    rho = 1 that of audio-diffusion-pytorch, the default of Moûsai).
+    rho = 1 that of audio-diffusion-pytorch).
 
     Attributes:
       rho: "half way" is of (sigma / alpha)^(1 / rho).
@@ -174,7 +174,7 @@ class DPMSolver(Stepper):
 
     Attributes:
       order: 2 (their algorithm 2) or 3 (k-diffusion's DPM++ 3M SDE, the default of Stable Audio).
-      eta: 0 for the ODE, 1 for the SDE (their section 5).
+      eta: 0 for the ODE, 1 for the SDE.
 
     The first step and one to sigma = 0 are of first order.
     """

@@ -36,7 +36,8 @@ class Problem:
         return x, self.denoise(x, t)
 
     def slope(self, x: Array, t: Array, i: Array) -> tuple[Array, Array]:
-        """The constrained x and dx/dt of the probability flow there (Song et al. 2021)."""
+        """The constrained x and dx/dt of the probability flow there (score SDEs, Song et al. 2021,
+        equation 13)."""
         x, x0 = self.evaluate(x, t, i)
         return x, self.process.convert(x0, x, t, "x0", "velocity")
 
