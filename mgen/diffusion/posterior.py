@@ -34,7 +34,8 @@ def inpainting(
 
         x <- m (alpha y + sigma eps_i) + (1 - m) x                                               (2)
 
-    (score SDEs, Song et al. 2021, appendix I.2; with `RungeKutta.repeats` RePaint and the imputation of MSDM.)
+    (Score SDEs, Song et al. 2021, appendix I.2; with `RungeKutta.repeats` RePaint and the
+    imputation of MSDM.)
 
     Args:
       known: of the shape of x.
