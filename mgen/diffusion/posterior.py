@@ -98,8 +98,9 @@ def gaussian_separation(
         D'_j = D_j + sigma^2 / alpha (alpha y - sum x) / gamma^2                                 (5)
 
     In d that is d_j - sigma / gamma^2 (y - sum x) (MSDM, Mariani et al. 2024). The released code
-    has 2 gamma^2; its choice is gamma = `MSDM_GAMMA` sigma. Explicit steps from sigma to sigma'
-    diverge where (1 - sigma' / sigma) (1 + S sigma^2 / gamma^2) exceeds 2.
+    has 2 gamma^2; its choice is gamma = `MSDM_GAMMA` sigma. A step to sigma' multiplies an error
+    of the sum by up to 1 - (1 - sigma' / sigma) (1 + S sigma^2 / gamma^2): where that is below -1,
+    as in MSDM's last step, it must not be repeated often, and the noise there must be small.
     """
 
     def posterior(x: Array, t: Array) -> Array:
