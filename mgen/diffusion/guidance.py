@@ -51,7 +51,7 @@ def rescaled(variants: Variants, weight: Weight, share: float) -> Denoiser:
         strong = base + _value(weight, t) * (conditional - base)
         axes = tuple(range(1, x.ndim))
         wanted, found = (jnp.std(y, axis=axes, keepdims=True) for y in (conditional, strong))
-        scale = wanted / jnp.where(found == 0, 1.0, found)
+        scale = jnp.where(found == 0, 1.0, wanted / jnp.where(found == 0, 1.0, found))
         return (share * scale + 1.0 - share) * strong
 
     return denoise
