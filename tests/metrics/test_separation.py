@@ -115,7 +115,7 @@ def test_windows_equal_a_plain_loop(samples, seed):
 
 
 def test_a_window_with_one_stem_is_skipped_and_a_silent_stem_has_the_published_value():
-    references, _, estimates = track(6 * RATE, stems=STEMS)
+    references, _, estimates = track(6 * RATE)
     references[1:, : 4 * RATE] = 0
     references[2] = 0
     estimates[2] = 0
@@ -158,7 +158,6 @@ def test_bss_eval_equals_museval(museval, channels):
 
 
 @pytest.mark.filterwarnings("ignore:mir_eval:FutureWarning")
-@pytest.mark.filterwarnings("ignore:.*mir_eval:FutureWarning")
 def test_bss_eval_of_one_frame_equals_mir_eval():
     from mir_eval.separation import bss_eval_images
 
