@@ -109,7 +109,7 @@ def tiny(arg: str, **parts: Any) -> ml_collections.ConfigDict:
         clip=1.0,
     ) | parts.get("optimizer", {})
     parts["train"] = (
-        dict(steps=1500, eval_every=500, save_every=250, log_every=50, eval_batches=16)
+        dict(steps=700, eval_every=350, save_every=175, log_every=50, eval_batches=16)
         | parts["train"]
     )
     return experiment(arg, **parts)

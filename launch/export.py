@@ -50,9 +50,8 @@ def main(argv: list[str]) -> None:
     if _LM.value:
         made = chain.load(_LM.value, _CODEC.value, _JOINT.value)
         names = [made.about[f"lm_{i}"] for i in range(len(made.stages))]
-        how = [SamplingConfig()] * len(names)
-        seconds, fields = _SECONDS.value, attributes.NAMES
-        functions.append(signatures.of_chain(made.stages, names, seconds, how, fields, joint))
+        how = _SECONDS.value, [SamplingConfig()] * len(names), attributes.NAMES
+        functions.append(signatures.of_chain(made.stages, names, *how, joint))
     print(artefact.report(artefact.write(job, functions, files)))
     print(f"{_OUT.value}: {', '.join(job.formats)}")
 

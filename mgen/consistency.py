@@ -12,11 +12,10 @@ from mgen.chain import Chain
 from mgen.inputs import captions
 from mgen.inputs.records import RecordSource
 from mgen.lm.filters import SamplingConfig
+from mgen.metrics import bootstrap
 from mgen.progress import track
 from mgen.typing import Float, ndarray
 from mgen.wish import Wish
-
-RESAMPLES = 2000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,15 +54,13 @@ def summary(scores: Float[ndarray, "N N"], seed: int = 0) -> dict[str, float]:
     own = np.diagonal(scores)
     others = (scores.sum(axis=1) - own) / (count - 1)
     gap = own - others
-    rng = np.random.default_rng(seed)
-    means = gap[rng.integers(count, size=(RESAMPLES, count))].mean(axis=1)
-    low, high = np.quantile(means, [0.025, 0.975])
+    difference = bootstrap.mean_interval(gap, seed=seed)
     values = {
         "prompted": own.mean(),
         "shuffled": others.mean(),
-        "difference": gap.mean(),
-        "low": low,
-        "high": high,
+        "difference": difference.mean,
+        "low": difference.low,
+        "high": difference.high,
         "recall_at_1": (scores.argmax(axis=1) == np.arange(count)).mean(),
     }
     return {name: float(value) for name, value in values.items()}

@@ -50,7 +50,9 @@ def tokens(work: Path, smoke: bool) -> Iterator[Command]:
     few = ["--clips=8", "--train_clips=8", "--seconds=2"] if smoke else []
     encoders = [f"--joint={work / 'joint'}", f"--semantic={work / 'semantic'}"]
     encoders.append(f"--codebook={work / 'semantic_codebook'}")
-    yield ["probe", given, *encoders, f"--out={work.parent / 'tokens'}", *few]
+    out = work.parent / "tokens"
+    if not (out / "report.json").exists():
+        yield ["probe", given, *encoders, f"--out={out}", *few]
 
 
 class Model(NamedTuple):

@@ -17,5 +17,5 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         stage=dict(target=("acoustic",)),
         model=dict(layout="delay"),
         data=dict(seconds=6.0, batch_size=4),
-        train={},
+        train=dict(steps=1500, eval_every=500, save_every=250),
     )

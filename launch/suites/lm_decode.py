@@ -36,13 +36,14 @@ class Sizes:
     Attributes:
       prompt: positions in the cache before the first timed step; steps: of a turn.
       turns: timed runs of each side, after one that compiles; the median counts.
+      batches: rows; one clip with classifier-free guidance has 2.
       shape: fields of transformers' `MusicgenDecoderConfig`, whose defaults are those of small.
     """
 
     prompt: int = 64
     steps: int = 8
     turns: int = 3
-    batches: tuple[int, ...] = (1, 8)
+    batches: tuple[int, ...] = (1, 2, 8)
     shape: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
