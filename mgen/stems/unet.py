@@ -1,5 +1,5 @@
-"""The U-Net of multi-source diffusion (Mariani et al. 2024, section 5; the network of Schneider et
-al. 2023, "Moûsai", as released in audio-diffusion-pytorch 0.0.43).
+"""The U-Net of multi-source diffusion (Mariani et al. 2024; the network of Schneider et al. 2023,
+"Moûsai", as released in audio-diffusion-pytorch 0.0.43).
 
 All stems are one input: [B, S, T, C] is read as S C channels. Patches of the waveform become
 frames; each level strides, refines by residual blocks and may attend; on the way up each block
@@ -154,6 +154,7 @@ class UNet1d(nn.Module):
         condition = NoiseEmbedding(config, name="noise")(noise)
         x = x.astype(config.dtype).transpose(0, 2, 1, 3).reshape(batch, x.shape[2], -1)
         sources = x.shape[-1]
+        # As released: a group for each source, but no more than samples in a patch.
         groups = min(config.patch, sources)
 
         frames = self._block(config.width // config.patch, groups, "patch")(x, condition)
