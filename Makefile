@@ -54,6 +54,8 @@ $(VENV)/.extras-%: requirements.lock pyproject.toml setup.py
 	@echo "installing mgen[$*] into $(VENV) from requirements.lock (minutes the first time)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python $(PIP) --constraint requirements.lock --editable '.[$*]'
+	@# audio-diffusion-pytorch requires these old stubs, which hide numpy's own types from mypy.
+	@$(BIN)/python -m pip uninstall -qq --yes data-science-types
 	@touch '$@'
 
 $(NEXT)/.extras-%: requirements-next.lock pyproject.toml setup.py

@@ -46,6 +46,7 @@ class Conv1d(nn.Module):
     Attributes:
       norm: "none", "weight" (one gain per output channel) or "time_group".
       pad_mode: "constant" or "reflect".
+      pads: steps padded left and right in place of SEANet's, of a layer that is not causal.
       gain: factor on the initial kernel.
       dtype: computation dtype; parameters stay float32.
     """
@@ -57,6 +58,7 @@ class Conv1d(nn.Module):
     dilation: int = 1
     causal: bool = False
     pad_mode: str = "constant"
+    pads: tuple[int, int] | None = None
     norm: str = "none"
     use_bias: bool = True
     gain: float = 1.0
@@ -70,6 +72,8 @@ class Conv1d(nn.Module):
     @property
     def padding(self) -> tuple[int, int]:
         """Steps padded left and right of an input whose length is a multiple of the stride."""
+        if self.pads is not None:
+            return self.pads
         total = self.span - self.stride
         right = 0 if self.causal else total // 2
         return total - right, right

@@ -1,5 +1,6 @@
 """Convolutions, their padding laws, and the streaming contract of every layer of a codec."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -102,6 +103,25 @@ def test_time_group_norm_takes_time_and_channels_together():
     np.testing.assert_allclose(jnp.mean(y, (1, 2)), 0.0, atol=1e-5)
     np.testing.assert_allclose(jnp.std(y, (1, 2)), 1.0, atol=1e-3)
     assert np.max(np.abs(np.mean(y, 1))) > 0.01  # not each channel by itself
+
+
+def test_time_group_norm_of_groups_is_flax_group_norm():
+    x = 3.0 + 2.0 * noise(2, 50, 6)
+    layer = TimeGroupNorm(6, groups=2)
+    variables = variables_of(layer, x)
+    expected = nn.GroupNorm(2, epsilon=1e-5, use_fast_variance=False).apply(variables, x)
+    # Sums over 150 terms in another order.
+    np.testing.assert_allclose(layer.apply(variables, x), expected, atol=1e-5)
+
+
+def test_given_pads_stand_in_place_of_the_computed_ones():
+    x = noise(2, 12, 3)
+    layer = Conv1d(3, 4, 7, 3, pads=(3, 1))
+    variables = variables_of(layer, x)
+    params = jax.tree.map(np.asarray, variables["params"])
+    padded = np.pad(x, ((0, 0), (3, 1), (0, 0)))
+    expected = direct_conv(padded, params["kernel"], 3, 1) + params["bias"]
+    np.testing.assert_allclose(layer.apply(variables, x), expected, atol=1e-4)
 
 
 STREAMABLE = {

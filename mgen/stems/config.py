@@ -1,0 +1,103 @@
+"""Shape of the network over stems."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from mgen.errors import UserError
+
+DTYPES = ("float32", "bfloat16")
+# Fields with one value a level.
+PER_LEVEL = ("factors", "blocks", "attentions")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UNetConfig:
+    """A U-Net over waveforms; the defaults are MSDM's (Mariani et al. 2024).
+
+    Attributes:
+      stems, channels: S and C; the network sees their product as its channels.
+      width: features of a patch, and the unit of the other widths.
+      patch: samples that are folded into a frame.
+      multipliers: of `width`: before the first level (1) and in each level.
+      factors: frames that each level makes one of.
+      blocks: residual blocks of each level on the way down; on the way up, a level with attention
+        has one more, for the skip from its attention.
+      attentions: whether each level ends in attention and a feed-forward.
+      heads, head_dim: of attention, in the bottleneck too.
+      ff_multiplier: hidden width of the feed-forward, in units of its level's.
+      groups: of the group norms.
+      per_track: whether each stem has a noise level of its own, or all have one.
+      dtype: compute dtype; parameters, norms, softmax and the embedding of the noise level stay
+        float32.
+      remat: whether the backward pass computes each block anew instead of keeping what is in it.
+    """
+
+    stems: int = 4
+    channels: int = 1
+    width: int = 256
+    patch: int = 16
+    multipliers: tuple[int, ...] = (1, 2, 4, 4, 4, 4, 4)
+    factors: tuple[int, ...] = (4, 4, 4, 2, 2, 2)
+    blocks: tuple[int, ...] = (2, 2, 2, 2, 2, 2)
+    attentions: tuple[bool, ...] = (False, False, False, True, True, True)
+    heads: int = 8
+    head_dim: int = 128
+    ff_multiplier: int = 2
+    groups: int = 8
+    per_track: bool = False
+    dtype: str = "float32"
+    remat: bool = False
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise UserError(f"model.dtype is {self.dtype!r}, expected one of {list(DTYPES)}")
+        for name in PER_LEVEL:
+            if len(getattr(self, name)) != self.levels:
+                raise UserError(
+                    f"model.{name} is {getattr(self, name)}, expected {self.levels} values, one "
+                    "fewer than multipliers"
+                )
+        if not self.multipliers or self.multipliers[0] != 1:
+            raise UserError(f"model.multipliers is {self.multipliers}, expected 1 first")
+        if self.width % 2 or self.width % self.patch:
+            raise UserError(
+                f"model.width is {self.width}, expected an even multiple of patch {self.patch}"
+            )
+        if any(width % self.groups for width in self.widths[1:]):
+            raise UserError(
+                f"model.groups is {self.groups}, expected a divisor of the widths {self.widths[1:]}"
+            )
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], **overrides: Any) -> "UNetConfig":
+        """From the `model` part of an experiment config; `UserError` names an unknown field."""
+        values = {**dict(config), **overrides}
+        fields = {field.name for field in dataclasses.fields(cls)}
+        for name in values:
+            if name not in fields:
+                raise UserError(f"model.{name}: unknown field, expected one of {sorted(fields)}")
+        for name in ("multipliers", *PER_LEVEL):
+            if name in values:
+                values[name] = tuple(values[name])
+        return cls(**values)
+
+    @property
+    def levels(self) -> int:
+        return len(self.multipliers) - 1
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Features of a patch and of a frame of each level."""
+        return tuple(self.width * multiplier for multiplier in self.multipliers)
+
+    @property
+    def condition_width(self) -> int:
+        """Features of the embedded noise level."""
+        return 4 * self.width
+
+    @property
+    def hop(self) -> int:
+        """Samples of a frame in the bottleneck; a length is a multiple of it."""
+        return self.patch * math.prod(self.factors)
