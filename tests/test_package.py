@@ -54,6 +54,12 @@ def test_no_family_imports_another(family):
             assert parts[0] != "mgen" or len(parts) < 2 or parts[1] not in others, (path, name)
 
 
+def test_the_mathematics_of_diffusion_stands_alone():
+    for path in (ROOT / "mgen" / "diffusion").rglob("*.py"):
+        own = {".".join(name.split(".")[:2]) for name in imports(path) if name.startswith("mgen.")}
+        assert own <= {"mgen.diffusion", "mgen.errors", "mgen.tree", "mgen.typing"}, (path, own)
+
+
 def test_only_a_familys_task_imports_the_trainer():
     for family in FAMILIES:
         for path in (ROOT / "mgen" / family).rglob("*.py"):
