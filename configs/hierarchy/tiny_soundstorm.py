@@ -3,7 +3,9 @@
   mgen train --config=hierarchy/tiny_soundstorm --workdir=out/soundstorm \\
       --config.data.dataset=TOKENS
 
-Hardware: 2 CPU cores, minutes. `:smoke` takes seconds.
+Hardware: 2 CPU cores, 5 minutes. Expected on held-out pieces of `make demo-hierarchy`: 6.03 nats a
+hidden code, no better than unigram's 5.98: `--config.train.steps` of thousands are needed. `:smoke`
+takes seconds.
 """
 
 import ml_collections
