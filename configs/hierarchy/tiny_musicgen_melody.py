@@ -5,7 +5,7 @@
   mgen train --config=hierarchy/tiny_musicgen_melody --workdir=out/lm --config.data.dataset=TOKENS
   mgen generate --lm=out/lm --codec=CODEC --joint=JOINT --prompt="a waltz" --melody=tune.wav ...
 
-Hardware: 2 CPU cores, 6 minutes. Expected on held-out pieces of `make demo-hierarchy`: 5.28 nats a
+Hardware: 2 CPU cores, minutes. Expected on held-out pieces of `make demo-hierarchy`: 5.28 nats a
 code (unigram 5.98). `:smoke` takes seconds.
 """
 

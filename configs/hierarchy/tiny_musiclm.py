@@ -10,7 +10,7 @@ semantic  joint tokens -> semantic tokens, crops of 12 s; semantic_melody: also 
 coarse    joint and semantic tokens -> levels 1-2 of the codec, 5 s
 fine      levels 1-2 -> levels 3-4, 2 s
 
-Hardware: 2 CPU cores, 4 to 10 minutes a stage. Expected on held-out pieces of
+Hardware: 2 CPU cores, minutes a stage. Expected on held-out pieces of
 `make demo-hierarchy`: 2.15, 5.20 and 5.70 nats a token (unigram 5.45, 5.98, 5.98). `:coarse,smoke`
 takes seconds.
 """

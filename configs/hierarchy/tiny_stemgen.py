@@ -3,7 +3,7 @@
   mgen tokenize --stems --codec=CODEC --dataset=BAND --out=TOKENS
   mgen train --config=hierarchy/tiny_stemgen --workdir=out/stemgen --config.data.dataset=TOKENS
 
-Hardware: 2 CPU cores, 4 minutes. Expected on held-out pieces of `make demo-hierarchy`: 3.36 nats a
+Hardware: 2 CPU cores, minutes. Expected on held-out pieces of `make demo-hierarchy`: 3.36 nats a
 hidden code (unigram 3.87). `:smoke` takes seconds.
 """
 
