@@ -21,10 +21,10 @@ demo: $(VENV)/.extras-demo  ## Prepare, train, generate: out/demo/*.wav and a ta
 	$(BIN)/mgen demo --out=out/demo
 
 demo-tokens: $(VENV)/.extras-demo  ## Train text-music embedding, semantic encoder, k-means: a table
-	$(BIN)/mgen demo_tokens --out=out/demo_tokens
+	$(BIN)/mgen demo_tokens --out=out/chain
 
 demo-hierarchy: $(VENV)/.extras-demo  ## And the MusicLM chain: text to audio in small, a table
-	$(BIN)/mgen demo_hierarchy --out=out/demo_hierarchy
+	$(BIN)/mgen demo_hierarchy --out=out/chain
 
 test: $(VENV)/.extras-dev,scale,export  ## Run the tests that need no PyTorch
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not parity'

@@ -37,6 +37,9 @@ T5: dict[str, Any] = dict(
 TINY_MODEL: dict[str, Any] = dict(
     dim=192, heads=3, layers=4, ff=768, activation="silu", positions="rope", scan=False
 )
+# Of a model that is told classes. One that is told a text is told nothing twice, so that a text
+# alone is what it knows from training.
+CLASSES: dict[str, Any] = dict(attribute_sizes=attributes.sizes())
 
 
 def experiment(
@@ -98,7 +101,7 @@ def published(arg: str, **parts: Any) -> ml_collections.ConfigDict:
 
 def tiny(arg: str, **parts: Any) -> ml_collections.ConfigDict:
     """An experiment on the tokens of rendered scores that two CPU cores train in minutes."""
-    parts["model"] = TINY_MODEL | dict(attribute_sizes=attributes.sizes()) | parts["model"]
+    parts["model"] = TINY_MODEL | parts["model"]
     parts["loss"] = dict(z_loss=1e-4) | parts.get("loss", {})
     parts["optimizer"] = dict(
         learning_rate=2e-3,

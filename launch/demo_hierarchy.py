@@ -1,6 +1,6 @@
 """The MusicLM chain in small: text to semantic to coarse to fine tokens to audio. Resumes.
 
-  mgen demo_hierarchy --out=out/demo_hierarchy   # what `make demo-hierarchy` runs
+  mgen demo_hierarchy --out=out/chain   # what `make demo-hierarchy` runs
   mgen demo_hierarchy --out=/tmp/h --smoke       # seconds a stage, noise: everything works
 
 First what `mgen demo_tokens` does; then every language model, clips from text, from the start of a
@@ -18,7 +18,7 @@ from absl import flags
 
 from mgen import cli
 
-_OUT = flags.DEFINE_string("out", "out/demo_hierarchy", "Folder of the results.")
+_OUT = flags.DEFINE_string("out", "out/chain", "Folder of the results.")
 _SMOKE = flags.DEFINE_bool("smoke", False, "Smallest sizes.")
 
 

@@ -1,7 +1,7 @@
 """What language models stand on, in minutes: joint embedding, semantic encoder, tokens. Resumes.
 
-  mgen demo_tokens --out=out/demo_tokens   # what `make demo-tokens` runs
-  mgen demo_tokens --out=/tmp/t --smoke    # seconds a stage, noise: everything works
+  mgen demo_tokens --out=out/chain      # what `make demo-tokens` runs
+  mgen demo_tokens --out=/tmp/t --smoke  # seconds a stage, noise: everything works
 
 Trained models and tokens go to --out/work, the table of what the encoders hear in held-out pieces,
 beside chance and raw log-mel, to --out/tokens/report.json.
@@ -16,7 +16,7 @@ from absl import flags
 
 from mgen import cli
 
-_OUT = flags.DEFINE_string("out", "out/demo_tokens", "Folder of the results.")
+_OUT = flags.DEFINE_string("out", "out/chain", "Folder of the results.")
 _SMOKE = flags.DEFINE_bool("smoke", False, "Smallest sizes.")
 
 

@@ -22,7 +22,7 @@ _DATASET = flags.DEFINE_string("dataset", None, "Prepared dataset.", required=Tr
 _SPLIT = flags.DEFINE_string("split", "test", "Held-out split.")
 _OUT = flags.DEFINE_string("out", None, "Folder for report.json.", required=True)
 _OPTIONS = [
-    flags.DEFINE_integer("n", 32, "Clips.", lower_bound=2),
+    flags.DEFINE_integer("n", 64, "Clips.", lower_bound=2),
     flags.DEFINE_float("seconds", 6.0, "Length of a clip.", 0.1, 600.0),
     flags.DEFINE_integer("batch", 8, "Clips at once.", lower_bound=1),
     flags.DEFINE_integer("seed", 0, "Seed of the first clip."),
@@ -34,12 +34,16 @@ def main(argv: list[str]) -> None:
     del argv
     from mgen import chain, clips, consistency, wish
     from mgen.inputs.records import open_records
+    from mgen.inputs.render import RenderConfig
 
     options = consistency.Options(**{flag.name: flag.value for flag in _OPTIONS})
     source = open_records(_DATASET.value, _SPLIT.value)
     model = chain.load(_LM.value, _CODEC.value, _JOINT.value)
+    # Of pieces as the joint embedding heard them in training.
+    _, joint = chain.load_joint(_JOINT.value)
+    player = RenderConfig(sample_rate=model.sample_rate, **joint.config.data.render)
     sampling = wish.sampling(len(_LM.value), guidance=_GUIDANCE.value)
-    report = consistency.measure(model, source, sampling, options)
+    report = consistency.measure(model, source, player, sampling, options)
     for name, value in report.items():
         print(f"{name:12} {value:.4f}")
     path = clips.make_folder(_OUT.value) / "report.json"

@@ -11,6 +11,7 @@ import numpy as np
 from mgen.chain import Chain
 from mgen.inputs import captions
 from mgen.inputs.records import RecordSource
+from mgen.inputs.render import RenderConfig
 from mgen.lm.filters import SamplingConfig
 from mgen.metrics import bootstrap
 from mgen.progress import track
@@ -22,18 +23,24 @@ from mgen.wish import Wish
 class Options:
     """How many clips of how many seconds, at once, from which seed on."""
 
-    n: int = 32
+    n: int = 64
     seconds: float = 6.0
     batch: int = 8
     seed: int = 0
 
 
 def measure(
-    chain: Chain, source: RecordSource, sampling: Sequence[SamplingConfig], options: Options
+    chain: Chain,
+    source: RecordSource,
+    player: RenderConfig,
+    sampling: Sequence[SamplingConfig],
+    options: Options,
 ) -> dict[str, float]:
-    """`summary` of `options.n` clips, each prompted by the description of a piece of `source`."""
+    """`summary` of `options.n` clips, each prompted by the description of a piece of `source` as
+    `player` would play it."""
     texts = [
-        captions.captions(source[i % len(source)], options.seed + i, 1)[0] for i in range(options.n)
+        captions.of_performance(source[i % len(source)], options.seed + i, player)
+        for i in range(options.n)
     ]
     scores = []
     for start in track(range(0, options.n, options.batch), "clips", unit="batches"):

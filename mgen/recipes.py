@@ -31,18 +31,20 @@ def tokens(work: Path, smoke: bool) -> Iterator[Command]:
         config = f"--config={config}{size}"
         return ["train", config, f"--workdir={work / name}", f"--config.data.{given[2:]}", *fields]
 
-    def codebook(name: str, size: int, *fields: str) -> Command:
-        flags = [f"--out={work / name}", f"--size={size}", "--max_seconds=30"]
+    def codebook(name: str, size: int, seconds: int, *fields: str) -> Command:
+        flags = [f"--out={work / name}", f"--size={size}", f"--max_seconds={seconds}"]
         return ["fit_codebook", given, *flags, *fields]
 
-    yield train("codec/tiny_16khz", "codec")
+    # Tokens are of pieces played as in the codec's training: by all that captions speak of.
+    steps = [] if smoke else ["--config.train.steps=2000"]
+    yield train("codec/tiny_16khz", "codec", "--config.data.render.instruments=free", *steps)
     yield train("joint/tiny_mulan", "joint", f"--config.data.vocabulary={vocabulary}")
     codes = 8 if smoke else 256
-    yield codebook("joint_codebook", codes, f"--encoder={work / 'joint'}", "--levels=12")
+    yield codebook("joint_codebook", codes, 30, f"--encoder={work / 'joint'}", "--levels=12")
     mel = ("--features=mel", f"--config=semantic/tiny_muq{size}")
-    yield codebook("mel_rvq", 16 if smoke else 256, *mel, f"--levels={2 if smoke else 8}")
+    yield codebook("mel_rvq", 16 if smoke else 256, 15, *mel, f"--levels={2 if smoke else 8}")
     yield train("semantic/tiny_muq", "semantic", f"--config.targets.codebook={work / 'mel_rvq'}")
-    yield codebook("semantic_codebook", codes, f"--encoder={work / 'semantic'}", "--layer=1")
+    yield codebook("semantic_codebook", codes, 15, f"--encoder={work / 'semantic'}", "--layer=1")
     models = ("codec", "joint", "joint_codebook", "semantic", "semantic_codebook")
     folders = [f"--{name}={work / name}" for name in models]
     written = [f"--out={work / 'all_tokens'}", "--chroma", "--max_seconds=30"]

@@ -20,7 +20,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         variant,
         streams=hierarchy_base.TINY,
         stage=dict(target=("acoustic",)),
-        model=dict(layout=layout),
+        model=dict(layout=layout, **hierarchy_base.CLASSES),
         data=dict(seconds=4.0, batch_size=4),
         train=dict(steps=600),
     )

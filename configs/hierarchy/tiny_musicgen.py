@@ -15,7 +15,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         arg,
         streams=hierarchy_base.TINY,
         stage=dict(target=("acoustic",)),
-        model=dict(layout="delay"),
+        model=dict(layout="delay", **hierarchy_base.CLASSES),
         data=dict(seconds=6.0, batch_size=4),
         train=dict(steps=1500, eval_every=500, save_every=250),
     )

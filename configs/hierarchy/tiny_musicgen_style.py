@@ -20,7 +20,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         arg,
         streams=hierarchy_base.TINY,
         stage=dict(target=("acoustic",), prefix=("style",)),
-        model=dict(layout="delay"),
+        model=dict(layout="delay", **hierarchy_base.CLASSES),
         loss=dict(source_dropout=dict(style=0.2)),
         data=dict(seconds=6.0, batch_size=4),
         train={},

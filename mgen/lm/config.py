@@ -35,7 +35,7 @@ class LMConfig:
       prefix: the codebook sizes of each sequence of codes that stands, flattened, before the
         target; token V_k there is "unknown".
       aligned: the codebook sizes of each sequence of codes with a row for every frame of the
-        target, embedded and added to it (layout "parallel").
+        target, embedded and added to the steps of which it is the newest.
       front: widths of the sequences of vectors that stand, in order, before everything else; each
         is projected to `dim` where it differs.
       condition_width: width of the vectors that cross-attention reads (768 for T5-base); projected
@@ -124,8 +124,7 @@ class LMConfig:
             )
         if self.layout != "parallel":
             masked = self.objective == "masked" and "objective 'masked'"
-            found = (self.aligned and "aligned") or (self.depth_layers and "depth_layers") or masked
-            if found:
+            if found := (self.depth_layers and "depth_layers") or masked:
                 raise UserError(
                     f"model.layout is {self.layout!r}, expected 'parallel' with {found}"
                 )

@@ -184,7 +184,7 @@ def target(
 
     Args:
       slots: the codebook of each token.
-      frames: the row of `condition.aligned` that is added, with layout "parallel".
+      frames: the row of `condition.aligned` that is added.
     """
     x = take_rows(weights["embed"], tokens, rows(config.sizes), slots).sum(axis=-2)
     for i, aligned in enumerate(condition.aligned):

@@ -124,6 +124,12 @@ class Layout:
         table[self.schedule(frames), k if self.width > 1 else 0] = f
         return table
 
+    def newest(self, frames: int) -> np.ndarray:
+        """int32 [L]: the last frame of which a step, or in one pass over the frames an earlier one,
+        holds a code."""
+        held = self.frames_at(frames).max(axis=1)
+        return held if self.name == "coarse_first" else np.maximum.accumulate(held)
+
     def encode(self, codes: Int[Array, "B F K"]) -> Int[Array, "B L S"]:
         """The sequence of `codes`, special tokens where there is none."""
         frames = codes.shape[1]

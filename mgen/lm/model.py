@@ -124,8 +124,9 @@ class LM(nn.Module):
                 layout.shift(layout.encode(codes)),
                 jnp.asarray(layout.shifted_slots(codes.shape[1])),
             )
+        newest = config.make_layout().newest(codes.shape[1])
         for module, aligned in zip(self.aligned, condition.aligned):
-            x = x + module(aligned)
+            x = x + module(aligned)[:, newest]
         if config.attribute_sizes:
             fields = condition.attributes
             if fields is None:

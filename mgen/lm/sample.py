@@ -270,9 +270,8 @@ def _start(model: FrozenLM, inputs: _Inputs, plan: _Plan) -> _State:
     if plan.first:
         steps = slice(0, plan.first)
         slots = jnp.asarray(layout.shifted_slots(frames)[steps])[None]
-        own = jnp.minimum(jnp.arange(plan.first), frames - 1)[None]
         tokens = repeat(shifted[:, steps], variants)
-        own = jnp.broadcast_to(own, tokens.shape[:2])
+        own = jnp.broadcast_to(layout.newest(frames)[steps], tokens.shape[:2])
         parts.append(decode.target(config, weights, condition, tokens, slots, own))
     if parts:
         x = jnp.concatenate(parts, axis=1)
@@ -311,6 +310,7 @@ def _advance(
     layout, variants = config.make_layout(), inputs.weights.shape[0]
     tables = (layout.frames_at(frames), layout.slots(frames), layout.shifted_slots(frames))
     held, shown, read = map(jnp.asarray, tables)
+    newest = jnp.asarray(layout.newest(frames))
     rows = jnp.arange(inputs.seeds.shape[0])
     last = frames - inputs.prompt_frames.max() + inputs.prompt_frames
 
@@ -318,7 +318,9 @@ def _advance(
         own = state.index - state.lag  # [B], each example's step
         at = jnp.minimum(own, len(held) - 1)
         tokens = repeat(state.column, variants)[:, None]
-        slots, frame = repeat(read[at], variants), repeat(jnp.minimum(own, frames - 1), variants)
+        # As at the end of training's sequences, behind an example's last frame too.
+        frame = repeat(jnp.minimum(newest[at], last - 1), variants)
+        slots = repeat(read[at], variants)
         x = decode.target(config, weights, condition, tokens, slots[:, None], frame[:, None])
         positions = repeat(front + own, variants)[:, None]
         x = decode.add_positions(config, x, positions)

@@ -122,7 +122,7 @@ def test_generate_refuses_what_these_models_cannot_follow(demo, here, tmp_path):
 def test_notebook_generates(demo, run_notebook, tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # as `here`
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "demo_hierarchy").symlink_to(demo[0])
+    (tmp_path / "out" / "chain").symlink_to(demo[0])
     run_notebook(Path(__file__).parents[2] / "colab" / "generate.ipynb")
     made = {path.stem: soundfile.read(path) for path in (tmp_path / "out/generate").glob("*.wav")}
     whole = {"text", "continued", "style", "story", "streamed", "melody", "bass", "mix"}

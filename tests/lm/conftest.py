@@ -30,6 +30,7 @@ VARIANTS = {
         layout="flatten",
         sizes=(11, 9, 5),
         prefix=((7, 7), (5,)),
+        aligned=((5,),),
         condition_width=0,
         positions="relative",
         gated=True,
@@ -44,6 +45,7 @@ VARIANTS = {
         gated=True,
         window=5,
         sink=2,
+        aligned=((5, 5),),
         front=(16, 4),
     ),
     "post-norm": dataclasses.replace(

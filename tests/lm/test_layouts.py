@@ -46,7 +46,12 @@ def test_laws(layout, frames, seed):
     assert np.all(np.asarray(inputs[:, 0]) == np.asarray(layout.sizes)[read[0]])
     np.testing.assert_array_equal(inputs[:, 1:], sequence[:, :-1])
     np.testing.assert_array_equal(read[1:], slots[:-1])
-    schedule = layout.schedule(frames)
+    # Every code may be told something about its frame, and no less in a longer sequence.
+    newest = layout.newest(frames)
+    assert np.all(newest[schedule] >= np.arange(frames)[:, None]) and newest.max() == frames - 1
+    if layout.name != "coarse_first":
+        longer = layout.newest(frames + 3)[: layout.steps(frames)]
+        np.testing.assert_array_equal(newest, np.minimum(longer, frames - 1))
     # A frame is whole when the last of its codes is there.
     done = [layout.frames_done(frames, step) for step in range(layout.steps(frames) + 1)]
     assert done == [
@@ -67,6 +72,14 @@ def test_tables_of_the_papers():
     for name, table in tables.items():
         np.testing.assert_array_equal(Layout(name, (9,) * 3).frames_at(2), table)
     np.testing.assert_array_equal(Layout("flatten", (9,) * 3).slots(2)[:, 0], [0, 1, 2, 0, 1, 2])
+    newest = {name: Layout(name, (9,) * 3).newest(2).tolist() for name in tables}
+    assert newest == {
+        "parallel": [0, 1],
+        "delay": [0, 1, 1, 1],
+        "flatten": [0, 0, 0, 1, 1, 1],
+        "partial_flatten": [0, 0, 1, 1],
+        "coarse_first": [0, 1, 0, 1],
+    }
     stereo = Layout("delay", (9,) * 4, (0, 0, 1, 1))
     np.testing.assert_array_equal(
         stereo.frames_at(2), [[0, 0, -1, -1], [1, 1, 0, 0], [-1, -1, 1, 1]]

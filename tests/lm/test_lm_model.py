@@ -172,7 +172,6 @@ def test_config_from_dict(small):
         (dict(delays=(0, 1)), "expected 3 numbers"),
         (dict(sink=2), "model.sink is 2, expected 0 where window is 0"),
         (dict(depth_layers=1, depth_dim=8, depth_heads=2), "expected 'parallel' with depth_layers"),
-        (dict(aligned=((3,),)), "expected 'parallel' with aligned"),
         (dict(objective="masked"), "expected 'parallel' with objective 'masked'"),
         (dict(context=5), "model.context is 5, expected 0 except with objective 'masked'"),
     ],
