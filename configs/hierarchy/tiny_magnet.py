@@ -16,9 +16,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         arg,
         streams=hierarchy_base.TINY,
         stage=dict(target=("acoustic",)),
-        model=dict(
-            objective="masked", layout="parallel", context=5, **hierarchy_base.CLASSES
-        ),
+        model=dict(objective="masked", layout="parallel", context=5, **hierarchy_base.CLASSES),
         masking=dict(span=3, prompt=False, steps=(20, 5), noise=1.0, last_guidance=1.0),
         data=dict(seconds=5.0, batch_size=4),
         train={},
