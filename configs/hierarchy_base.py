@@ -77,7 +77,7 @@ def experiment(
         dict(z_loss=0.0, label_smoothing=0.0, chunk=0) | dropout | (loss or {})
     )
     if masking is not None:
-        masking = dict(hide="level", span=1, prompt=True, steps=(16, 1)) | masking
+        masking = dict(hide="level", span=1, prompt=True, finer=False, steps=(16, 1)) | masking
         masking = dict(noise=1.0, causal_bias=0.0, cooling=False) | masking
         # None, that a number on the command line may replace.
         masking = dict(last_guidance=ml_collections.config_dict.placeholder(float)) | masking

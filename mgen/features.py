@@ -154,12 +154,9 @@ def fit_codebook(
         sample_rate=features.sample_rate, channels=features.channels, **features.render
     )
 
-    def vectors_of(piece: Any) -> np.ndarray:
-        return features.of(mixes.whole_mix(piece, player, config.seed, max_seconds)[0])
-
     shards = vectors.extract(
-        source,
-        vectors_of,
+        mixes.Mixes(source, player, config.seed, max_seconds),
+        features.of,
         out / "vectors",
         about={**features.about, **fields},
         max_vectors=max_vectors,

@@ -193,7 +193,8 @@ class Tokenizer:
 
     Attributes:
       player: how scores are played: the highest rate and channel count that a stage asks for.
-      seconds: where the time went: "audio" (render or decode, resample), each stage, "write".
+      seconds: where the time went: "audio" (render or decode, beside what follows), "resample",
+        each stage, "write".
       audio_seconds: of music that was tokenized.
     """
 
@@ -214,7 +215,12 @@ class Tokenizer:
             channels=max(stage.channels for stage in stages),
             **render,
         )
-        parts = ["audio", *(["text"] * (text_encoder is not None)), *(s.name for s in stages)]
+        parts = [
+            "audio",
+            "resample",
+            *(["text"] * (text_encoder is not None)),
+            *(s.name for s in stages),
+        ]
         self.seconds = dict.fromkeys([*parts, "write"], 0.0)
         self.audio_seconds = 0.0
 
@@ -241,10 +247,16 @@ class Tokenizer:
             "attributes": {name: list(values) for name, values in attributes.NAMES.items()},
         }
 
-    def __call__(self, record: Record, seed: int, max_seconds: float) -> dict[str, np.ndarray]:
-        """`attributes` and the streams of a piece."""
+    def heard(self, record: Record, seed: int, job: Job) -> tuple[np.ndarray, np.ndarray]:
+        """The mix [T, C] of a piece or its stems [S, T, C], as `job` asks, and its attributes."""
+        play = mixes.whole_stems if job.stems else mixes.whole_mix
         with self.timed("audio"):
-            mix, fields = mixes.whole_mix(record, self.player, seed, max_seconds)
+            return play(record, self.player, seed, job.max_seconds)
+
+    def piece(
+        self, record: Record, seed: int, mix: np.ndarray, fields: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """`attributes` and the streams of a piece."""
         return {"attributes": fields, **self.text(record, seed), **self.streams(mix, self.stages)}
 
     def text(self, record: Record, seed: int) -> dict[str, np.ndarray]:
@@ -264,7 +276,7 @@ class Tokenizer:
         layouts = {(rate, self.player.channels): audio}
         for stage in stages:
             layout = stage.sample_rate, stage.channels
-            with self.timed("audio"):
+            with self.timed("resample"):
                 if layout not in layouts:
                     layouts[layout] = mixes.converted(audio, rate, *layout)
             with self.timed(stage.name):
@@ -272,11 +284,9 @@ class Tokenizer:
         return found
 
     def stems(
-        self, record: Record, seed: int, max_seconds: float
+        self, record: Record, seed: int, stems: np.ndarray, fields: np.ndarray
     ) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
         """Names and pieces of the stems that play, see `Job`; none of a piece with one stem."""
-        with self.timed("audio"):
-            stems, fields = mixes.whole_stems(record, self.player, seed, max_seconds)
         text = self.text(record, seed)
         rng = np.random.default_rng([seed, zlib.crc32(record.id.encode())])
         playing = np.flatnonzero(record.stem_mask)
@@ -400,14 +410,20 @@ def write_shard(
     mine = items[shard :: job.num_shards]
     name = f"tokenize {source.split} {shard + 1}/{job.num_shards}"
     with tokens.ShardWriter(job.out, source.split, shard, job.num_shards) as writer:
-        for index, seed in track(mine, name, unit="pieces"):
+
+        def heard(item: tuple[int, int]) -> tuple[Record, int, np.ndarray, np.ndarray]:
+            index, seed = item
             record = source[index]
+            return record, seed, *tokenizer.heard(record, seed, job)
+
+        played = mixes.ahead(heard, mine)
+        for record, seed, *audio in track(played, name, len(mine), unit="pieces"):
             pieces: Iterable[tuple[str, dict[str, np.ndarray]]]
             if job.stems:
-                stems = tokenizer.stems(record, seed, job.max_seconds)
+                stems = tokenizer.stems(record, seed, *audio)
                 pieces = ((f"{record.id}:{name}", piece) for name, piece in stems)
             else:
-                pieces = [(record.id, tokenizer(record, seed, job.max_seconds))]
+                pieces = [(record.id, tokenizer.piece(record, seed, *audio))]
             for name, piece in pieces:
                 with tokenizer.timed("write"):
                     writer.write(id=f"{name}/{seed}", **piece)

@@ -13,6 +13,7 @@ import numpy as np
 
 from mgen import manifest, progress
 from mgen.errors import UserError
+from mgen.inputs import mixes
 
 KIND = "vectors"
 
@@ -160,7 +161,7 @@ def extract(
     are alike, and a long piece should not outweigh the others.
 
     Args:
-      pieces: random access; piece i goes to shard i mod `num_shards`.
+      pieces: random access, from a thread; piece i goes to shard i mod `num_shards`.
       vectors_of: piece -> float [n, D].
       about: what the vectors are of; a folder that says otherwise is refused.
       max_vectors: of the whole set, which bounds the disk space.
@@ -179,8 +180,8 @@ def extract(
                 bar.update(len(mine))
                 continue
             rows = []
-            for index in mine:
-                vectors = vectors_of(pieces[index])
+            for index, piece in zip(mine, mixes.ahead(pieces.__getitem__, mine)):
+                vectors = vectors_of(piece)
                 rng = np.random.default_rng([seed, index])
                 keep = rng.permutation(len(vectors))[:share]
                 rows.append(np.asarray(vectors, np.float32)[np.sort(keep)])

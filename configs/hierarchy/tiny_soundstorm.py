@@ -18,7 +18,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         streams=hierarchy_base.TINY,
         stage=dict(target=("acoustic",), aligned=("semantic",)),
         model=dict(objective="masked", layout="parallel", positions="none", conv_kernel=5),
-        masking=dict(steps=(8, 1)),
+        masking=dict(steps=(8, 1), finer=True),
         data=dict(seconds=5.0, batch_size=4),
         train={},
     )

@@ -46,5 +46,5 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         ),
         loss=dict(cqt=4.0, visible=1.0),
         data=dict(source="mix", workers=0 if smoke else 1),
-        steps=900,
+        steps=850,
     )

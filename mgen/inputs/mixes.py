@@ -5,9 +5,12 @@ A piece is made in blocks of `BLOCK` seconds. Audio beyond `IN_MEMORY` bytes lie
 file that is mapped, so that an hour of stereo costs no more memory than a minute.
 """
 
+import dataclasses
 import math
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 
@@ -15,9 +18,13 @@ from mgen.audio import io
 from mgen.audio.resample import fit_length, mix_channels, num_samples, resampled_length
 from mgen.inputs import attributes, render
 from mgen.inputs.record import Record
+from mgen.inputs.records import RecordSource
 
 BLOCK = 30.0  # s
 IN_MEMORY = 256 << 20  # bytes
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 
 
 def whole_mix(
@@ -35,6 +42,22 @@ def whole_mix(
     for first, stems in blocks:
         mix[first : first + stems.shape[1]] = stems.sum(axis=0)[: len(mix) - first]
     return mix, fields
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixes:
+    """`whole_mix` of each piece of a source."""
+
+    source: RecordSource
+    config: render.RenderConfig
+    seed: int
+    max_seconds: float
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return whole_mix(self.source[index], self.config, self.seed, self.max_seconds)[0]
 
 
 def whole_stems(
@@ -69,6 +92,18 @@ def _played(
             yield num_samples(start, config.sample_rate), stems
 
     return seconds, attributes.from_record(record, tempo), blocks()
+
+
+def ahead(make: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Made]:
+    """make(item) of each in order; a thread makes the next one while the caller is busy."""
+    with ThreadPoolExecutor(1) as pool:
+        coming: Future[Made] | None = None
+        for item in items:
+            made, coming = coming, pool.submit(make, item)
+            if made is not None:
+                yield made.result()
+        if coming is not None:
+            yield coming.result()
 
 
 def converted(audio: np.ndarray, sample_rate: int, target_rate: int, channels: int) -> np.ndarray:

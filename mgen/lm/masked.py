@@ -42,6 +42,7 @@ class MaskingConfig:
       span: frames that are hidden together: in training spans that begin anywhere and may overlap,
         in generation blocks side by side.
       prompt: with "level", whether training leaves a random prompt in front.
+      finer: with "level", whether the loss counts the finer levels too: more to learn from a step.
       steps: passes for each level (SoundStorm: 16, 1, 1, ...; the last number goes for the levels
         behind it), with "all" the first one for everything.
       noise: weight of the Gumbel noise on the log-probabilities that rank codes, falling to 0 from
@@ -56,6 +57,7 @@ class MaskingConfig:
     hide: str = "level"
     span: int = 1
     prompt: bool = True
+    finer: bool = False
     steps: tuple[int, ...] = (16, 1)
     noise: float = 1.0
     causal_bias: float = 0.0
@@ -104,8 +106,8 @@ def training_masks(
         level = jax.random.randint(level_key, (), 0, codebooks)
         own = (jnp.arange(codebooks) == level)[None]
         scored = own & after[:, None] & (mask | some)
-        finer = (jnp.arange(codebooks) > level)[None] & after[:, None]
-        return scored | finer, scored
+        hidden = scored | (jnp.arange(codebooks) > level)[None] & after[:, None]
+        return hidden, hidden if config.finer else scored
 
     return jax.vmap(one)(example_keys(key, batch))
 

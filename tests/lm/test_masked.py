@@ -83,6 +83,13 @@ def test_without_a_prompt_the_finer_levels_are_hidden_everywhere():
         assert mask[:, own + 1 :].all() and not mask[:, :own].any()
 
 
+def test_the_loss_may_count_the_finer_levels_too():
+    codes, key = jnp.zeros((50, 20, 4), jnp.int32), jax.random.key(0)
+    hidden, scored = training_masks(MaskingConfig(finer=True), key, codes)
+    np.testing.assert_array_equal(hidden, scored)
+    np.testing.assert_array_equal(hidden, training_masks(MaskingConfig(), key, codes)[0])
+
+
 def test_any_code_is_hidden_as_often_as_the_cosine_says():
     codes = jnp.zeros((3000, 6, 2), jnp.int32)
     hidden, scored = training_masks(MaskingConfig(hide="all"), jax.random.key(0), codes)
