@@ -208,9 +208,7 @@ class AudioExample:
         dropout = captions.DROPOUT if self.train else 0.0
         return captions.captions(left, seed, 1, dropout)[0]
 
-    def crop(
-        self, record: Record, rng: np.random.Generator, wanted: Sequence[int] = ()
-    ) -> Stems:
+    def crop(self, record: Record, rng: np.random.Generator, wanted: Sequence[int] = ()) -> Stems:
         """A random crop of all stems, drawn again while its mix is too quiet or fewer than
         `data.min_sounding` of the stems `wanted` (of all of these, where they are fewer) sound."""
         config = self.config

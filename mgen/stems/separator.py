@@ -175,9 +175,7 @@ def check_shape(config: SeparatorConfig, mix: Array) -> None:
         )
 
 
-def split_bands(
-    config: SeparatorConfig, mix: Float[Array, "B T C"]
-) -> Complex[Array, "B F K C W"]:
+def split_bands(config: SeparatorConfig, mix: Float[Array, "B T C"]) -> Complex[Array, "B F K C W"]:
     """Spectrum of a mix, W bins in each of K bands."""
     spectrum = stft.stft(jnp.moveaxis(mix, -1, 1), n_fft=config.n_fft, hop=config.hop)
     bins = spectrum[..., :-1]
