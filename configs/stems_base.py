@@ -132,7 +132,9 @@ def tiny_diffusion(
 
 def _shrink(config: ml_collections.ConfigDict) -> None:
     if config.model.kind == "separator":
-        config.model.update(n_fft=256, hop=64, bands=8, width=16, heads=2, layers=1)
+        config.model.update(
+            n_fft=256, hop=64, bands=8, width=16, heads=2, layers=1, ff_multiplier=1
+        )
         config.loss.windows = (256, 128)
     else:
         config.model.update(

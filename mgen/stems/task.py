@@ -177,7 +177,7 @@ class Task(task.Task):
         losses, scores = [], []
         for batch in batches:
             stems, mix = batch["stems"], batch["mix"]
-            share = np.broadcast_to(mix[:, None] / self.stems_config.stems, stems.shape)
+            share = jnp.broadcast_to(mix[:, None] / self.stems_config.stems, stems.shape)
             losses.append(np.mean(stems_loss.separation(stems, share, **self._loss_options)))
             scores.append(separation_scores(stems, share, mix)[1])
         return {"share_loss": np.mean(losses), "mix_si_sdr": np.mean(scores)}
@@ -197,10 +197,11 @@ class Task(task.Task):
     @functools.cached_property
     def _estimate(self) -> Any:
         config = self.stems_config
+        network: Any = make_network(config)
 
         def estimate(params: Params, batch: Batch, key: Key) -> Array:
             if config.separates:
-                return make_network(config).apply({"params": params}, batch["mix"])
+                return network.apply({"params": params}, batch["mix"])
             stems, sigma = batch["stems"], jnp.full((1, 1, 1, 1), np.exp(config.noise_mean))
             noisy = stems + sigma * jax.random.normal(key, stems.shape)
             return denoiser(config, params)(noisy, sigma)
