@@ -4,7 +4,7 @@
 
 and likewise `:drums`, `:guitar` and `:piano`. The same network and data, but that the stem sounds
 in each crop where possible; a quarter of the steps, so that the four together have the budget of
-the joint model. Hardware: 2 CPU cores, MINUTES minutes each.
+the joint model. Hardware: 2 CPU cores; minutes each.
 `:bass,smoke` takes seconds.
 """
 
@@ -15,4 +15,4 @@ from mgen.configs import stems_base, variants
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     name, variant = variants.split(arg, stems_base.NAMES)
-    return stems_base.tiny_diffusion(variant, names=(name,), steps=625)
+    return stems_base.tiny_diffusion(variant, names=(name,), steps=750)

@@ -3,7 +3,7 @@
   mgen prepare_data --dataset=corpus_scores/band --out=out/data
   mgen train --config=stems/tiny_msdm --workdir=out/msdm --config.data.dataset=out/data
 
-PARAMETERS parameters. Hardware: 2 CPU cores, MINUTES minutes.
+6,344,572 parameters. Hardware: 2 CPU cores; a step takes 0.9 s of one.
 `:smoke` takes seconds.
 """
 
@@ -13,4 +13,4 @@ from mgen.configs import stems_base
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    return stems_base.tiny_diffusion(arg, steps=2500)
+    return stems_base.tiny_diffusion(arg, steps=3000)

@@ -2,7 +2,7 @@
 
   mgen train --config=stems/tiny_separator --workdir=out/separator --config.data.dataset=out/data
 
-PARAMETERS parameters. Hardware: 2 CPU cores, MINUTES minutes.
+2,710,336 parameters. Hardware: 2 CPU cores; a step takes 1.3 s of one.
 `:smoke` takes seconds.
 """
 
@@ -14,7 +14,16 @@ from mgen.configs import stems_base
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     return stems_base.tiny(
         arg,
-        model=dict(kind="separator", n_fft=2048, hop=512, bands=32, width=64, heads=4, layers=3),
+        model=dict(
+            kind="separator",
+            n_fft=2048,
+            hop=512,
+            bands=32,
+            width=64,
+            heads=4,
+            layers=3,
+            ff_multiplier=2,
+        ),
         batch_size=4,
         learning_rate=2e-3,
         steps=1200,
