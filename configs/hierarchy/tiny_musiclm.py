@@ -20,7 +20,7 @@ takes seconds.
 
 import ml_collections
 
-from mgen.configs import hierarchy_base
+from mgen.configs import hierarchy_base, variants
 
 STAGES = {
     "semantic": (dict(target=("semantic",), aligned=("joint",)), 12.0),
@@ -31,7 +31,7 @@ STAGES = {
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    name, variant = hierarchy_base.split(arg, tuple(STAGES))
+    name, variant = variants.split(arg, tuple(STAGES))
     stage, seconds = STAGES[name]
     return hierarchy_base.tiny(
         variant,
