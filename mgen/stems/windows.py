@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mgen.diffusion.trajectory import Noise
+from mgen.diffusion.trajectory import Noise, draw_noise
 from mgen.errors import UserError
 from mgen.typing import Array, Bool, Float, Int, Key, ndarray
 
@@ -80,23 +80,24 @@ def positional_noise(
     keys: Key, first: Int[Array, " B"], shape: tuple[int, int, int, int], hop: int
 ) -> Noise:
     """Standard normal draws [B, S, T, C] by position: block b of `hop` samples of a song draws from
-    fold_in(fold_in(fold_in(key, i), j), b), in whatever window it lies.
+    fold_in(fold_in(fold_in(key, b), i), j), in whatever window it lies.
 
     Args:
       keys: [B], one a song.
       first: number of the block that each window begins with.
       shape: B, S, T and C; T is a multiple of `hop`.
     """
-    _, stems, length, channels = shape
-    fold = jax.random.fold_in
+    batch, stems, length, channels = shape
+    numbers = first[:, None] + jnp.arange(length // hop)[None]
+    blocks = jax.vmap(jax.vmap(jax.random.fold_in, in_axes=(None, 0)))(keys, numbers).ravel()
+    fold = jax.vmap(jax.random.fold_in, in_axes=(0, None))
 
-    def one(key: Key, first: Array, i: Array, j: Array | int) -> Array:
-        key = fold(fold(key, i), j)
-        keys = jax.vmap(fold, in_axes=(None, 0))(key, first + jnp.arange(length // hop))
-        blocks = jax.vmap(lambda key: jax.random.normal(key, (stems, hop, channels)))(keys)
-        return blocks.swapaxes(0, 1).reshape(stems, length, channels)
+    def noise(i: Array, j: Array | int) -> Array:
+        drawn = draw_noise(fold(fold(blocks, i), j), (stems, hop, channels))
+        drawn = drawn.reshape(batch, -1, stems, hop, channels)
+        return drawn.swapaxes(1, 2).reshape(shape)
 
-    return lambda i, j: jax.vmap(one, in_axes=(0, 0, None, None))(keys, first, i, j)
+    return noise
 
 
 def crossfaded(

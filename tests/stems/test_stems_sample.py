@@ -16,6 +16,13 @@ NAMES = ("bass", "drums", "piano")
 FEW = SamplingConfig(steps=3, sigma_min=0.1, sigma_max=1.0, churn=1.0, repeats=2)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def compile_quickly():
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 def shrinking(params):
     return lambda x, t: params * x / (1 + t**2)
 
@@ -54,11 +61,11 @@ def test_targets_come_in_their_order():
 
 
 @pytest.mark.parametrize("likelihood", [Dirac(0), Dirac(None), Gaussian()])
-def test_silence_and_clipping_are_no_matter(likelihood):
-    for level in (0.0, 1.0):
-        mix = np.full((1, 20, 1), level, np.float32)
-        stems = MODEL.separate(mix, seeds=[0], sampling=FEW, likelihood=likelihood)
-        assert np.isfinite(stems).all()
+def test_silence_and_full_scale_give_no_nan(likelihood):
+    mix = np.zeros_like(MIX)
+    mix[1] = 1.0
+    stems = MODEL.separate(mix, seeds=SEEDS, sampling=FEW, likelihood=likelihood)
+    assert np.isfinite(stems).all()
 
 
 def test_a_mix_may_keep_the_axis_of_stems():
