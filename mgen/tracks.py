@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from absl import flags
 
@@ -27,7 +28,7 @@ from mgen.progress import Progress
 from mgen.stems.sample import CONTEXT, FADE, WINDOWS_AT_ONCE, FrozenSeparator, FrozenStems, OnStep
 from mgen.stems.settings import GENERATION, IMPUTATION, Dirac, Gaussian, Likelihood
 from mgen.stems.windows import Source, Windows
-from mgen.train.checkpoint import load_trained
+from mgen.train.checkpoint import Trained, load_trained
 from mgen.typing import Float, ndarray
 
 AVERAGE = "average"  # in place of the name of a derived stem
@@ -38,11 +39,18 @@ def load(workdirs: Sequence[str | Path]) -> tuple[FrozenStems | FrozenSeparator,
     """The model over stems trained in a workdir, or those of one stem each in several, and their
     fingerprints; `UserError` where there is none."""
     loaded = [load_trained(workdir, "stems") for workdir in workdirs]
-    models = [frozen(own.config, own.params, own.variables) for own in loaded]
+    models = [frozen(own) for own in loaded]
     about = {f"stems_{i}": own.fingerprint for i, own in enumerate(loaded)}
     if len(models) == 1:
         return models[0], about
     return FrozenStems.independent([diffusion(model) for model in models]), about
+
+
+def frozen(trained: Trained) -> FrozenStems | FrozenSeparator:
+    """The model of a workdir, of the kind of its config."""
+    separates = trained.config.model.kind == "separator"
+    kind: Any = FrozenSeparator if separates else FrozenStems
+    return kind.from_trained(trained.config, trained.params, trained.variables)
 
 
 def diffusion(model: FrozenStems | FrozenSeparator) -> FrozenStems:
@@ -104,7 +112,8 @@ def separate(
     Returns the paths of the stems.
     """
     about, source = io.info(mix), song(mix, model)
-    steps, settings = 1, {}
+    settings: dict[str, Any] = {}
+    steps = 1
     if isinstance(model, FrozenStems):
         own = likelihood(kind, derived, model.names)
         sampling = dataclasses.replace(model.separation_sampling(own), **(changes or {}))
@@ -172,8 +181,9 @@ def song(path: str | Path, model: FrozenStems | FrozenSeparator) -> Source:
         return Source.of(np.zeros((1, 1, model.channels), np.float32))
 
     def read(begin: int, end: int) -> ndarray:
-        crop = dict(start=begin / rate, duration=(end - begin) / rate)
-        return io.read(path, **crop, sample_rate=rate, channels=model.channels)[None]
+        start, duration = begin / rate, (end - begin) / rate
+        fit: dict[str, int] = dict(sample_rate=rate, channels=model.channels)
+        return io.read(path, start=start, duration=duration, **fit)[None]
 
     return Source(samples, read)
 
@@ -273,3 +283,4 @@ def progress(description: str, runs: int, steps: int) -> Iterator[OnStep]:
                 finished += steps
 
         yield on_step
+        jax.effects_barrier()  # steps that are yet to be told

@@ -27,7 +27,9 @@ from mgen.audio.resample import num_samples
 from mgen.diffusion.posterior import inpainting
 from mgen.diffusion.process import Denoiser
 from mgen.diffusion.samplers import sample
+from mgen.diffusion.trajectory import Constraint
 from mgen.errors import UserError
+from mgen.stems.model import StemsConfig, denoiser, make_network
 from mgen.stems.settings import (
     DIRAC,
     GENERATION,
@@ -89,9 +91,23 @@ class Separating(abc.ABC):
 
     @abc.abstractmethod
     def separate_pieces(
-        self, mix: Source, *, seeds: Seeds, **settings: Any
+        self,
+        mix: Source,
+        *,
+        seeds: Seeds,
+        overlap: float = FADE,
+        at_once: int = WINDOWS_AT_ONCE,
+        on_step: OnStep | None = None,
     ) -> Iterator[Float[ndarray, "B S t C"]]:
-        """Consecutive pieces of the stems of a mix [B, T, C]."""
+        """Consecutive pieces of the stems of a mix; see `windows.crossfaded`.
+
+        Args:
+          mix: [B, T, C].
+          seeds: one an example: what is made of it does not depend on the others.
+          overlap: share of a window that is faded into the next one.
+          at_once: windows that run as one batch.
+          on_step: told of each step.
+        """
 
     def numbers(self, names: Iterable[str]) -> list[int]:
         """Of the stems of these names; `UserError` for one that there is not."""
@@ -127,6 +143,20 @@ class FrozenStems(Separating):
     per_track: bool = dataclasses.field(metadata=_STATIC)
     estimate: Callable[[Any], Denoiser] = dataclasses.field(metadata=_STATIC)
     params: Params
+
+    @classmethod
+    def from_trained(cls, config: Any, params: Params, variables: Params) -> "FrozenStems":
+        """From an experiment's config and the state of its training.
+
+        Raises:
+          UserError: the config is a separator's.
+        """
+        del variables  # there are none
+        own = StemsConfig.from_experiment(config)
+        if own.separates:
+            raise UserError("model.kind is 'separator', expected a denoiser of stems")
+        estimate = functools.partial(denoiser, own)
+        return cls(**_layout(own), per_track=own.per_track, estimate=estimate, params=params)
 
     @classmethod
     def independent(cls, models: "Sequence[FrozenStems]") -> "FrozenStems":
@@ -285,20 +315,17 @@ class FrozenStems(Separating):
         mix: Source,
         *,
         seeds: Seeds,
-        likelihood: Likelihood = DIRAC,
-        sampling: SamplingConfig | None = None,
         overlap: float = FADE,
         at_once: int = WINDOWS_AT_ONCE,
         on_step: OnStep | None = None,
+        likelihood: Likelihood = DIRAC,
+        sampling: SamplingConfig | None = None,
     ) -> Iterator[Float[ndarray, "B S t C"]]:
-        """Consecutive pieces of stems whose sum is the mix; see `windows.crossfaded`.
+        """As `Separating.separate_pieces`.
 
         Args:
-          mix: [B, T, C].
-          seeds, overlap, on_step: see `pieces`.
-          likelihood: how well the sum is known.
+          likelihood: how well the sum of the stems is known.
           sampling: by default `separation_sampling`.
-          at_once: windows that run as one batch.
         """
         if sampling is None:
             sampling = self.separation_sampling(likelihood)
@@ -356,6 +383,24 @@ class FrozenSeparator(Separating):
     apply: Callable[[Any], Callable[[Array], Array]] = dataclasses.field(metadata=_STATIC)
     params: Params
 
+    @classmethod
+    def from_trained(cls, config: Any, params: Params, variables: Params) -> "FrozenSeparator":
+        """From an experiment's config and the state of its training.
+
+        Raises:
+          UserError: the config is not a separator's.
+        """
+        del variables  # there are none
+        own = StemsConfig.from_experiment(config)
+        if not own.separates:
+            raise UserError(f"model.kind is {config['model']['kind']!r}, expected 'separator'")
+        network: Any = make_network(own)
+        return cls(
+            **_layout(own),
+            apply=lambda params: lambda mix: network.apply({"params": params}, mix),
+            params=params,
+        )
+
     def separate_pieces(
         self,
         mix: Source,
@@ -411,7 +456,8 @@ def fill_in(
         for own in jax.vmap(jax.random.split)(keys).T
     )
     times = jnp.asarray(sampling.times(), known.dtype).reshape(-1, 1, 1, 1, 1)
-    denoise, constraints = model.denoise, []
+    denoise: Denoiser = model.denoise
+    constraints: list[Constraint] = []
     if mask is not None:
         if model.per_track:
             times = times * ~mask.all(axis=2)[None, :, :, None, None]
@@ -424,7 +470,7 @@ def fill_in(
         for constraint in constraints:
             x = constraint(x, t, i)
         if on_step is not None:
-            jax.debug.callback(on_step, i)
+            jax.debug.callback(on_step, i, ordered=True)
         return x
 
     x = jnp.where(times[0] > 0, times[0] * drawn(jnp.uint32(START), 0), known)
@@ -454,6 +500,12 @@ def _side_by_side(models: Sequence[FrozenStems]) -> Denoiser:
 def joined(pieces: Iterable[Float[ndarray, "B S t C"]]) -> Float[ndarray, "B S T C"]:
     """Consecutive pieces as one."""
     return np.concatenate(list(pieces), axis=2)
+
+
+def _layout(config: StemsConfig) -> dict[str, Any]:
+    """The fields of `Separating`."""
+    names = ("names", "sample_rate", "channels", "samples")
+    return {name: getattr(config, name) for name in names} | {"hop": config.network.hop}
 
 
 def _keys(seeds: Seeds) -> Key:

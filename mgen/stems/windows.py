@@ -76,9 +76,7 @@ class Windows:
         return np.clip((position - quarter) / (2 * quarter), 0.0, 1.0).astype(np.float32)
 
 
-def positional_noise(
-    keys: Key, first: Int[Array, " B"], shape: tuple[int, int, int, int], hop: int
-) -> Noise:
+def positional_noise(keys: Key, first: Int[Array, " B"], shape: tuple[int, ...], hop: int) -> Noise:
     """Standard normal draws [B, S, T, C] by position: block b of `hop` samples of a song draws from
     fold_in(fold_in(fold_in(key, b), i), j), in whatever window it lies.
 

@@ -1,15 +1,18 @@
 """Models over stems as they are called: names, shapes, bad input, settings, progress."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mgen.configs.stems import msdm_slakh, tiny_separator
 from mgen.errors import UserError
 from mgen.stems import settings
-from mgen.stems.sample import FrozenStems, Span, fill_in
+from mgen.stems.model import StemsConfig, init_params
+from mgen.stems.sample import FrozenSeparator, FrozenStems, Span, fill_in
 from mgen.stems.settings import Dirac, Gaussian, SamplingConfig
 
 NAMES = ("bass", "drums", "piano")
@@ -66,6 +69,48 @@ def test_silence_and_full_scale_give_no_nan(likelihood):
     mix[1] = 1.0
     stems = MODEL.separate(mix, seeds=SEEDS, sampling=FEW, likelihood=likelihood)
     assert np.isfinite(stems).all()
+
+
+@pytest.mark.parametrize("per_track", [False, True])
+def test_full_size_by_shapes(per_track):
+    """MSDM's network and settings, two mixes and a given stem in each."""
+    config = msdm_slakh.get_config()
+    with config.unlocked():
+        config.model.per_track = per_track
+    init = functools.partial(init_params, StemsConfig.from_experiment(config))
+    own = FrozenStems.from_trained(config, jax.eval_shape(init, jax.random.key(0)), {})
+    assert (own.names, own.sample_rate) == (("bass", "drums", "guitar", "piano"), 22050)
+    assert (own.samples, own.hop, own.per_track) == (262144, 8192, per_track)
+    stems = jax.ShapeDtypeStruct((2, 4, 262144, 1), jnp.float32)
+    mask = jax.ShapeDtypeStruct(stems.shape[:3], bool)
+    mix = jax.ShapeDtypeStruct((2, 1, 262144, 1), jnp.float32)
+    options = dict(sampling=settings.SEPARATION_DIRAC, likelihood=Dirac())
+    keys = jax.vmap(jax.random.key)(SEEDS)
+    out = jax.eval_shape(
+        lambda *args, mix: fill_in(*args, mix=mix, **options),
+        own,
+        stems,
+        mask,
+        keys,
+        SEEDS,
+        mix=mix,
+    )
+    assert (out.shape, out.dtype) == (stems.shape, jnp.float32)
+    with pytest.raises(UserError, match="'unet'"):
+        FrozenSeparator.from_trained(config, {}, {})
+
+
+def test_a_trained_separator_is_its_network():
+    config = tiny_separator.get_config()
+    own = StemsConfig.from_experiment(config)
+    params = jax.eval_shape(functools.partial(init_params, own), jax.random.key(0))
+    found = FrozenSeparator.from_trained(config, params, {})
+    assert (found.samples, found.hop) == (own.samples, own.network.hop)
+    mix = jax.ShapeDtypeStruct((3, own.samples, 1), jnp.float32)
+    out = jax.eval_shape(lambda params, mix: found.apply(params)(mix), params, mix)
+    assert out.shape == (3, 4, own.samples, 1)
+    with pytest.raises(UserError, match="expected a denoiser"):
+        FrozenStems.from_trained(config, params, {})
 
 
 def test_a_mix_may_keep_the_axis_of_stems():
