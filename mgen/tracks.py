@@ -153,7 +153,7 @@ def arrange(
     Returns the paths of the stems and of the mix.
     """
     paths = {Path(path).stem: path for path in given}
-    model.numbers(paths)
+    model.indices(paths)
     sources = {name: song(path, model) for name, path in paths.items()}
     samples = max((source.samples for source in sources.values()), default=0)
     if duration is not None:

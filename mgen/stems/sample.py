@@ -49,7 +49,7 @@ WINDOWS_AT_ONCE = 4
 START = np.iinfo(np.uint32).max
 
 Seeds = Int[Array, " B"] | ndarray | Sequence[int]
-# Called with the number of steps that are done, 1 to N, by each run of a window or batch of them.
+# Called with the number of steps that a run (of a window, or a batch of them) has made: 0 to N.
 OnStep = Callable[[Any], None]
 _STATIC = dict(static=True)
 
@@ -109,7 +109,7 @@ class Separating(abc.ABC):
           on_step: told of each step.
         """
 
-    def numbers(self, names: Iterable[str]) -> list[int]:
+    def indices(self, names: Iterable[str]) -> list[int]:
         """Of the stems of these names; `UserError` for one that there is not."""
         names = list(names)
         for name in names:
@@ -238,8 +238,8 @@ class FrozenStems(Separating):
         Raises:
           UserError: names that there are not, or that are given and wanted.
         """
-        self.numbers(given)
-        own = self.numbers(targets)
+        self.indices(given)
+        own = self.indices(targets)
         if not own or set(given) & set(targets):
             raise UserError(f"targets {list(targets)}, expected some that are not given")
         pieces = self.pieces(self._partly(given, samples, len(seeds)), seeds=seeds, **settings)
@@ -264,7 +264,7 @@ class FrozenStems(Separating):
                     f"span from {span.start:g} to {span.end:g} s, expected one within"
                     f" {stems.shape[2] / self.sample_rate:g} s"
                 )
-            mask[:, self.numbers(span.stems or self.names), begin:end] = False
+            mask[:, self.indices(span.stems or self.names), begin:end] = False
         known = Source(stems.shape[2], lambda b, e: (stems[:, :, b:e], mask[:, :, b:e]))
         return joined(self.pieces(known, seeds=seeds, **settings))
 
@@ -356,16 +356,16 @@ class FrozenStems(Separating):
 
     def _partly(self, given: Mapping[str, Source], samples: int, batch: int) -> Source:
         """Whole stems [B, T, C] that are given, and others that are missing."""
-        own = self.numbers(given)
+        own = self.indices(given)
 
         def read(begin: int, end: int) -> tuple[ndarray, ndarray]:
             stems = np.zeros((batch, len(self.names), end - begin, self.channels), np.float32)
             mask = np.zeros(stems.shape[:3], bool)
             mask[:, own] = True
-            for number, source in zip(own, given.values()):
+            for index, source in zip(own, given.values()):
                 last = min(end, source.samples)
                 if begin < last:
-                    stems[:, number, : last - begin] = source.read(begin, last)
+                    stems[:, index, : last - begin] = source.read(begin, last)
             return stems, mask
 
         return Source(samples, read)
@@ -463,7 +463,7 @@ def fill_in(
             times = times * ~mask.all(axis=2)[None, :, :, None, None]
         constraints.append(inpainting(known, mask[..., None], pasted, sampling.steps))
     if mix is not None and likelihood is not None:
-        denoise, summing = likelihood.apply(denoise, mix)
+        denoise, summing = likelihood.apply(denoise, mix, known.shape[1])
         constraints.append(summing)
 
     def constrain(x: Array, t: Array, i: Array) -> Array:
@@ -513,11 +513,11 @@ def _keys(seeds: Seeds) -> Key:
 
 
 def _finite(stems: Array) -> ndarray:
-    """On the host; `UserError` where sampling left the range of floats."""
+    """On the host; `UserError` where they left the range of floats."""
     made = np.array(stems)
     if not np.isfinite(made).all():
         raise UserError(
-            "sampling diverged: the stems hold NaN or infinite samples, expected a wider likelihood"
-            " (gamma), fewer repeats or less churn"
+            "the stems came out NaN or infinite: sampling diverged (expected a wider likelihood, less"
+            " churn or fewer repeats), or the weights are damaged"
         )
     return made

@@ -74,8 +74,16 @@ class Dirac:
 
     sampling = SEPARATION_DIRAC
 
-    def apply(self, denoise: Denoiser, mix: Float[Array, "B 1 T C"]) -> tuple[Denoiser, Constraint]:
-        """The denoiser of stems given their mix, and the constraint that goes with it."""
+    def apply(
+        self, denoise: Denoiser, mix: Float[Array, "B 1 T C"], stems: int
+    ) -> tuple[Denoiser, Constraint]:
+        """The denoiser of a number of stems given their mix, and the constraint that goes with it.
+
+        Raises:
+          UserError: a derived stem that there is not.
+        """
+        if self.derived is not None and not 0 <= self.derived < stems:
+            raise UserError(f"derived stem is {self.derived}, expected 0 to {stems - 1}, or None")
         return posterior.dirac_separation(denoise, mix, self.derived)
 
 
@@ -96,7 +104,9 @@ class Gaussian:
         if self.gamma <= 0.0:
             raise UserError(f"gamma is {self.gamma}, expected more than 0")
 
-    def apply(self, denoise: Denoiser, mix: Float[Array, "B 1 T C"]) -> tuple[Denoiser, Constraint]:
+    def apply(
+        self, denoise: Denoiser, mix: Float[Array, "B 1 T C"], stems: int
+    ) -> tuple[Denoiser, Constraint]:
         """The denoiser of stems given their mix, and no constraint."""
 
         def gamma(t: Array) -> Array:

@@ -145,8 +145,9 @@ def continued(
 ) -> Iterator[Float[ndarray, "B S t C"]]:
     """Consecutive stems, what is not known of them from one window after the other.
 
-    Where something is missing a window begins, an overlap earlier; what was made before is given
-    in it. What is known everywhere needs no window.
+    Where something is missing a window begins, an overlap earlier, or so that it has the hole in its
+    middle where that leaves a quarter of it on either side; what was made before is given in it.
+    What is known everywhere needs no window.
 
     Args:
       run: (stems [B, S, T, C], True [B, S, T] where they are known, sample where the window
@@ -159,17 +160,24 @@ def continued(
         stems, mask = known.read(done, end)
         held = stems[:, :, :0] if held is None else held
         missing = ~mask.all(axis=(0, 1))
-        given = int(missing.argmax()) if missing.any() else len(missing)
-        if given:
+        if given := _run(~missing):
             piece = stems[:, :, :given]
         else:
-            begin = max(0, done - windows.overlap) // windows.hop * windows.hop
+            hole, context = _run(missing), windows.overlap
+            if hole < len(missing) and 2 * hole <= windows.samples:
+                context = (windows.samples - hole) // 2
+            begin = max(0, done - context) // windows.hop * windows.hop
             before = held[:, :, held.shape[2] - (done - begin) :]
             window = _continuation(before, stems, mask, windows.samples)
             piece = run(*window, begin)[:, :, done - begin : end - begin]
         yield piece
         done += piece.shape[2]
-        held = np.concatenate([held, piece], axis=2)[:, :, -(windows.overlap + windows.hop) :]
+        held = np.concatenate([held, piece], axis=2)[:, :, -windows.samples :]
+
+
+def _run(x: Bool[ndarray, " n"]) -> int:
+    """Length of the True beginning."""
+    return len(x) if x.all() else int(x.argmin())
 
 
 def _continuation(

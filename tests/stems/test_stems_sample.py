@@ -187,6 +187,7 @@ NAN = np.full((2, 20, 1), np.nan)
             lambda: MODEL.arrange({"bass": MIX, "drums": MIX[:, :9]}, ["piano"], seeds=SEEDS),
             r"stem drums of shape \[2, 9, 1\], expected \[2, 20, 1\]",
         ),
+        (lambda: MODEL.separate(MIX, seeds=SEEDS, likelihood=Dirac(3)), "3, expected 0 to 2"),
         (lambda: Gaussian(0.0), "gamma is 0.0"),
         (lambda: SamplingConfig(sampler="dpmpp_2m", churn=1.0), "dpmpp_2m: .*churn"),
         (lambda: SamplingConfig(steps=0), "0 steps"),
