@@ -26,6 +26,8 @@ COMMANDS = {
     "fit_codebook": "k-means on an encoder's features: codebooks for tokens and mel-RVQ targets",
     "tokenize": "turn a dataset into acoustic, semantic and joint tokens",
     "generate": "sample music from a trained language model",
+    "separate": "take a mix apart into its stems",
+    "arrange": "make stems that go with others",
     "export": "trained models as a TensorFlow SavedModel and as jax.export programs",
     "probe": "what encoders hear in held-out pieces, against chance and log-mel",
     "audit": "what a language model says by heart of its training data",
