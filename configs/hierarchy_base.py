@@ -6,7 +6,6 @@ from typing import Any
 import ml_collections
 
 from mgen.configs import variants
-from mgen.errors import UserError
 from mgen.inputs import attributes, pipeline
 from mgen.train import loop, optim
 
@@ -113,21 +112,6 @@ def tiny(arg: str, **parts: Any) -> ml_collections.ConfigDict:
         | parts["train"]
     )
     return experiment(arg, **parts)
-
-
-def split(arg: str, stages: tuple[str, ...]) -> tuple[str, str]:
-    """Stage and variant of an argument such as "coarse", "smoke" or "coarse,smoke"; the first stage
-    by default."""
-    stage, variant = stages[0], ""
-    for word in filter(None, arg.split(",")):
-        if word in stages:
-            stage = word
-        elif word in variants.KNOWN:
-            variant = word
-        else:
-            known = ", ".join((*stages, *variants.KNOWN[1:]))
-            raise UserError(f"config variant {word!r}: expected some of {known}")
-    return stage, variant
 
 
 def _shrink(config: ml_collections.ConfigDict) -> None:

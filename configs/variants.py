@@ -15,6 +15,21 @@ def check(arg: str) -> str:
     return arg
 
 
+def split(arg: str, choices: tuple[str, ...]) -> tuple[str, str]:
+    """Choice and variant of an argument such as "coarse", "smoke" or "coarse,smoke"; the first
+    choice by default."""
+    choice, variant = choices[0], ""
+    for word in filter(None, arg.split(",")):
+        if word in choices:
+            choice = word
+        elif word in KNOWN:
+            variant = word
+        else:
+            known = ", ".join((*choices, *KNOWN[1:]))
+            raise UserError(f"config variant {word!r}: expected some of {known}")
+    return choice, variant
+
+
 def finish(config: ml_collections.ConfigDict, arg: str) -> ml_collections.ConfigDict:
     """Applies `:runlocal` (`:smoke` is the config's own) and locks."""
     if check(arg) == "runlocal":

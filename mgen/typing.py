@@ -13,7 +13,7 @@ stems; float32 in [-1, 1].
 from typing import Any, TypeAlias
 
 import jax
-from jaxtyping import Array, Bool, Float, Int, PyTree, UInt8
+from jaxtyping import Array, Bool, Complex, Float, Int, PyTree, UInt8
 from numpy import ndarray
 
 Key: TypeAlias = jax.Array
@@ -25,6 +25,7 @@ __all__ = [
     "Array",
     "Batch",
     "Bool",
+    "Complex",
     "Float",
     "Int",
     "Key",

@@ -9,13 +9,13 @@ Hardware: 2 CPU cores, minutes a layout. `:smoke` takes seconds.
 
 import ml_collections
 
-from mgen.configs import hierarchy_base
+from mgen.configs import hierarchy_base, variants
 
 VARIANTS = ("flatten", "delay", "parallel", "coarse_first", "partial_flatten")
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    layout, variant = hierarchy_base.split(arg, VARIANTS)
+    layout, variant = variants.split(arg, VARIANTS)
     return hierarchy_base.tiny(
         variant,
         streams=hierarchy_base.TINY,

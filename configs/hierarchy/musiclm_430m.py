@@ -17,7 +17,7 @@ Hardware: a pod slice; batches of 256 crops.
 
 import ml_collections
 
-from mgen.configs import hierarchy_base
+from mgen.configs import hierarchy_base, variants
 
 STAGES = {
     "semantic": (dict(target=("semantic",), prefix=("joint",)), 30.0),
@@ -28,7 +28,7 @@ STAGES = {
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    name, variant = hierarchy_base.split(arg, tuple(STAGES))
+    name, variant = variants.split(arg, tuple(STAGES))
     stage, seconds = STAGES[name]
     return hierarchy_base.published(
         variant,

@@ -17,7 +17,7 @@ takes seconds.
 
 import ml_collections
 
-from mgen.configs import hierarchy_base
+from mgen.configs import hierarchy_base, variants
 
 STAGES = {
     "semantic": (dict(target=("semantic",), prefix=("joint",)), 12.0),
@@ -28,7 +28,7 @@ STAGES = {
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    name, variant = hierarchy_base.split(arg, tuple(STAGES))
+    name, variant = variants.split(arg, tuple(STAGES))
     stage, seconds = STAGES[name]
     return hierarchy_base.tiny(
         variant,

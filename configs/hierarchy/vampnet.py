@@ -16,7 +16,7 @@ Hardware: one large GPU for `:coarse`; batches of 25 crops.
 
 import ml_collections
 
-from mgen.configs import hierarchy_base
+from mgen.configs import hierarchy_base, variants
 
 STREAMS = dict(
     acoustic=dict(
@@ -30,7 +30,7 @@ STAGES = {
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    name, variant = hierarchy_base.split(arg, tuple(STAGES))
+    name, variant = variants.split(arg, tuple(STAGES))
     stage, layers, seconds = STAGES[name]
     return hierarchy_base.published(
         variant,

@@ -17,7 +17,7 @@ Hardware: a pod slice; bfloat16 with float32 loss.
 
 import ml_collections
 
-from mgen.configs import hierarchy_base
+from mgen.configs import hierarchy_base, variants
 
 TRACK = dict(codebooks=8, codebook_size=1024, frame_rate=50.0, sample_rate=16000)
 STREAMS = dict(vocals=TRACK, accompaniment=TRACK, acoustic=TRACK)
@@ -46,7 +46,7 @@ STAGES = {
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    name, variant = hierarchy_base.split(arg, tuple(STAGES))
+    name, variant = variants.split(arg, tuple(STAGES))
     stage, shape, seconds = STAGES[name]
     return hierarchy_base.published(
         variant,

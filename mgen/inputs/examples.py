@@ -72,6 +72,21 @@ def crop_frames(source: tokens.TokenSource, stream: str, seconds: float) -> int:
     return max(1, round(seconds * frame_rate(source, stream)))
 
 
+def slots(source: RecordSource, names: Sequence[str]) -> list[int]:
+    """Where a dataset has the stems `names`; () stands for all of them.
+
+    Raises:
+      UserError: it lacks one.
+    """
+    known = list(source[0].stem_names)
+    for name in names:
+        if name not in known:
+            raise UserError(
+                f"data.stems: no stem {name!r} in {source.folder}; found {', '.join(known)}"
+            )
+    return [known.index(name) for name in names or known]
+
+
 @dataclasses.dataclass(frozen=True)
 class StreamsExample:
     """A random crop of each of `data.streams`, int32 [F, K], and "attributes" int32 [A].
@@ -156,21 +171,24 @@ class AudioExample:
         self.vocabulary = (
             Vocabulary(config["vocabulary"]) if config["view"] == "audio_text" else None
         )
+        # All datasets have their stems in the same places.
+        stems = config["view"] == "stems"
+        self.slots = slots(sources[0], config["stems"]) if stems else []
 
     def __call__(self, g: int, pair: tuple[int, int]) -> dict[str, np.ndarray]:
         rng = np.random.default_rng([self.seed, g])
         config = self.config
-        crop = self.crop(self.sources[pair[0]][pair[1]], rng)
+        crop = self.crop(self.sources[pair[0]][pair[1]], rng, self.slots)
         if self.train:
             if rng.random() < config["remix"]:
                 crop = self.remix(crop, pair, rng)
             crop = self.augment(crop, rng)
         if config["view"] == "stems":
             return {
-                "stems": crop.stems,
+                "stems": crop.stems[self.slots],
                 "mix": crop.stems.sum(0),
-                "stem_mask": crop.mask,
-                "programs": crop.programs,
+                "stem_mask": crop.mask[self.slots],
+                "programs": crop.programs[self.slots],
             }
         if self.vocabulary is not None:
             caption = self.caption(crop, int(rng.integers(2**31)))
@@ -190,8 +208,9 @@ class AudioExample:
         dropout = captions.DROPOUT if self.train else 0.0
         return captions.captions(left, seed, 1, dropout)[0]
 
-    def crop(self, record: Record, rng: np.random.Generator) -> Stems:
-        """A random crop of all stems, drawn again while its mix is too quiet."""
+    def crop(self, record: Record, rng: np.random.Generator, wanted: Sequence[int] = ()) -> Stems:
+        """A random crop of all stems, drawn again while its mix is too quiet or fewer than
+        `data.min_sounding` of the stems `wanted` (of all of these, where they are fewer) sound."""
         config = self.config
         if record.is_score:
             seed = int(rng.integers(2**31)) if self.train else self.seed
@@ -206,7 +225,10 @@ class AudioExample:
                 ).stems
             return self.decode(record, start)
 
-        stems = transforms.loudest_crop(draw, config["min_loudness"], config["attempts"])
+        least = min(config["min_sounding"], len(wanted))
+        stems = transforms.loudest_crop(
+            draw, config["min_loudness"], config["attempts"], wanted, least
+        )
         programs = np.asarray(record.programs, np.int32)
         return Stems(stems, np.asarray(record.stem_mask, bool), programs, record)
 
@@ -231,7 +253,7 @@ class AudioExample:
         stems, mask, programs = crop.stems.copy(), crop.mask.copy(), crop.programs.copy()
         for stem in np.flatnonzero(mask)[1:]:
             source = self.sources[pair[0]]
-            other = self.crop(source[int(rng.integers(len(source)))], rng)
+            other = self.crop(source[int(rng.integers(len(source)))], rng, [int(stem)])
             stems[stem], mask[stem] = other.stems[stem], other.mask[stem]
             programs[stem] = other.programs[stem]
         return Stems(transforms.limit_peak(stems), mask, programs, crop.record)

@@ -50,9 +50,13 @@ def default_config(**overrides: Any) -> ml_collections.ConfigDict:
     sample_rate: Hz; channels: 1 or 2; seconds: length of a crop; batch_size: over all processes.
     vocabulary: SentencePiece model of the text, see `mgen.inputs.vocabulary`; text_length: L. A
       record without captions is described from what is known of it.
+    stems: names of those that the view "stems" gives, in this order; () for all, in the dataset's.
+      The mix is of all stems in any case.
     source: what "audio" is: the "mix", one of the "stems", or "any" of them with equal chance.
     min_loudness: dB RMS; quieter crops are drawn again, `attempts` times in all, and the loudest is
       taken.
+    min_sounding: with the view "stems", crops are also drawn again where fewer than this many of
+      the stems given (all of them, where fewer are given) reach min_loudness.
     loudness: LUFS that the mix is brought to, None leaves it.
     gain_db: (low, high) of a random gain. swap_channels: left for right half the time. All gains
       keep |audio| <= 1.
@@ -77,8 +81,10 @@ def default_config(**overrides: Any) -> ml_collections.ConfigDict:
             batch_size=8,
             vocabulary="",
             text_length=64,
+            stems=(),
             source="any",
             min_loudness=-50.0,
+            min_sounding=0,
             attempts=3,
             loudness=ml_collections.config_dict.placeholder(float),
             gain_db=(0.0, 0.0),
@@ -199,6 +205,8 @@ def _open(config: ml_collections.ConfigDict, split: str) -> list[Any]:
         for path, names in zip(paths, slots):
             if names != slots[0]:
                 raise UserError(f"{path}: stems are {names}, expected {slots[0]} as in {paths[0]}")
+    if config.view == "stems":
+        examples.slots(sources[0], config.stems)
     return sources
 
 
@@ -259,7 +267,7 @@ def _validate(config: ml_collections.ConfigDict, process_count: int) -> None:
     for field in ("remix", "stem_dropout"):
         if not 0 <= config[field] <= 1:
             raise UserError(f"data.{field} is {config[field]!r}, expected a probability")
-    for field in ("workers", "prefetch"):
+    for field in ("workers", "prefetch", "min_sounding"):
         if config[field] < 0:
             raise UserError(f"data.{field} is {config[field]!r}, expected 0 or more")
     if config.view == "audio_text" and config.remix:

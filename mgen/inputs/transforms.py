@@ -4,7 +4,7 @@ Stems are float32 [S, T, C], masks bool [S]; arrays given are never written to. 
 the sum of the stems, so whatever changes a stem changes the mix.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -69,14 +69,24 @@ def drop_stems(
     return np.where(kept[:, None, None], stems, np.float32(0)), kept
 
 
-def loudest_crop(draw: Callable[[], np.ndarray], min_level: float, attempts: int) -> np.ndarray:
-    """The first of `attempts` draws of stems whose mix reaches `min_level` dB, else the loudest."""
-    best, best_level = draw(), -np.inf
+def loudest_crop(
+    draw: Callable[[], np.ndarray],
+    min_level: float,
+    attempts: int,
+    wanted: Sequence[int] = (),
+    min_sounding: int = 0,
+) -> np.ndarray:
+    """The first of `attempts` draws of stems whose mix reaches `min_level` dB, as do at least
+    `min_sounding` of the stems `wanted`; else one with the most of these that was drawn, and of
+    such the loudest."""
+    best, best_rank = draw(), (-1, -np.inf)
     for attempt in range(attempts):
         stems = best if attempt == 0 else draw()
         level = level_db(stems.sum(0))
-        if level > best_level:
-            best, best_level = stems, level
-        if level >= min_level:
+        sounding = sum(level_db(stems[stem]) >= min_level for stem in wanted)
+        rank = min(sounding, min_sounding), level
+        if rank > best_rank:
+            best, best_rank = stems, rank
+        if level >= min_level and sounding >= min_sounding:
             break
     return best

@@ -193,6 +193,43 @@ def test_quiet_crops_are_drawn_again(
     assert silent(8) < 8
 
 
+def test_crops_of_one_sounding_stem_are_drawn_again(
+    tmp_path: Path, make_score: Callable[..., Record], write_records: Callable[..., Path]
+) -> None:
+    """A piece whose bass plays all along, and the others in its last quarter only."""
+    record = make_score(0, seconds=40.0)
+    record.notes = record.notes[(record.notes[:, 0] > 30) | (record.notes[:, 4] == 0)]
+    folder = write_records(tmp_path, {"train": [record]})
+
+    def sounding(stem: int | None = None, **fields: Any) -> int:
+        """Of 30 crops, those with two stems that sound, or with this one."""
+        settings = config(folder, batch_size=30, sample_rate=8000, **fields)
+        stems = next(batches(settings))["stems"]
+        heard = np.sqrt(np.square(stems).mean((2, 3))) > 10 ** (settings.min_loudness / 20)
+        return int((heard.sum(1) >= 2 if stem is None else heard[:, stem]).sum())
+
+    assert sounding(attempts=8) < 15
+    assert sounding(attempts=8, min_sounding=2) > 22
+    assert sounding(0, attempts=8, stems=("piano",)) < 15
+    assert sounding(0, attempts=8, stems=("piano",), min_sounding=2) > 22
+    # A piece remixed with itself: each of the others is taken where it sounds.
+    assert sounding(3, attempts=8, remix=1.0) < 15
+    assert sounding(3, attempts=8, remix=1.0, min_sounding=1) > 22
+
+
+def test_stems_are_picked_by_name(recordings: Path) -> None:
+    """The fourth is missing in all pieces; the mix stays that of all."""
+    whole = next(batches(config(recordings)))
+    picked = next(batches(config(recordings, stems=("piano", "drums"))))
+    assert_equal(
+        picked,
+        {name: x if name == "mix" else x[:, [3, 1]] for name, x in whole.items()},
+    )
+    assert picked["stem_mask"].tolist() == [[False, True]] * 4
+    with pytest.raises(UserError, match=r"no stem 'voice' in .*; found bass, drums, guitar"):
+        pipeline.check(config(recordings, stems=("voice",)), {})
+
+
 def test_remix_takes_stems_of_other_pieces(recordings: Path) -> None:
     batch = next(batches(config(recordings, remix=1.0, batch_size=8, seconds=0.5)))
     own = pieces(batch["stems"])
@@ -201,6 +238,17 @@ def test_remix_takes_stems_of_other_pieces(recordings: Path) -> None:
     assert set(own) | set(other) <= set(range(6))
     assert own != other
     assert np.array_equal(batch["mix"], batch["stems"].sum(1))
+
+
+def test_what_is_known_of_a_remixed_stem_is_its_own(scores: Path) -> None:
+    """One piece of ten has no piano: where the stems come from several, the mask still says where
+    there is one."""
+    settings = config(scores, remix=1.0, batch_size=40, sample_rate=8000, attempts=8)
+    batch = next(batches(settings, seed=1))
+    present = np.abs(batch["stems"]).max((2, 3)) > 0
+    assert np.array_equal(present[:, 3], batch["stem_mask"][:, 3])
+    assert 0 < (~present[:, 3]).sum() < 20
+    assert (batch["programs"] >= 0).all()
 
 
 def test_augmentations_keep_the_sum_and_the_mask(recordings: Path) -> None:
@@ -239,6 +287,7 @@ def test_open_records_is_random_access(scores: Path) -> None:
         ({"remix": 2.0}, "data.remix is 2.0, expected a probability"),
         ({"weights": (1.0, 2.0)}, "data.weights has 2 values"),
         ({"workers": -1}, "data.workers is -1"),
+        ({"min_sounding": -1}, "data.min_sounding is -1"),
     ],
 )
 def test_bad_fields(scores: Path, fields: dict[str, Any], message: str) -> None:

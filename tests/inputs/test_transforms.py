@@ -84,3 +84,19 @@ def test_loudest_crop_stops_at_the_first_that_is_loud_enough() -> None:
     assert run([0.0, 0.1, 0.2], 3) == (pytest.approx(0.1), 2)
     assert run([0.0, 1e-4, 1e-5], 3) == (pytest.approx(1e-4), 3)
     assert run([0.0, 0.1], 1) == (0.0, 1)
+
+
+def test_loudest_crop_looks_for_sounding_stems() -> None:
+    def run(draws: list[list[float]], wanted: list[int], least: int, attempts: int = 3) -> int:
+        """Which of the draws is taken; each is the amplitudes of its stems."""
+        left = iter(np.asarray(draws, np.float32)[:, :, None, None] * np.ones((10, 1), np.float32))
+        crop = transforms.loudest_crop(lambda: next(left), -40.0, attempts, wanted, least)
+        return draws.index([round(float(level), 6) for level in crop[:, 0, 0]])
+
+    one, two, soft = [0.5, 0.0, 0.0], [0.1, 0.0, 0.1], [0.2, 1e-4, 0.0]
+    assert run([one, two, soft], [0, 1, 2], 2) == 1  # the first with two
+    assert run([one, two, soft], [0, 1, 2], 1) == 0
+    assert run([one, two, soft], [2], 1) == 1  # only what is wanted counts
+    assert run([soft, one, two], [0, 1], 2) == 1  # none: the loudest
+    assert run([soft, [0.0] * 3, two], [1, 2], 2) == 2  # none: the most of them, though softer
+    assert run([one, two], [0, 1, 2], 2, attempts=1) == 0

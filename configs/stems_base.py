@@ -1,0 +1,153 @@
+"""What the experiments over stems share: the tracks, the shape of an experiment, its smoke size."""
+
+from typing import Any
+
+import ml_collections
+
+from mgen.configs import variants
+from mgen.inputs import pipeline
+from mgen.stems.model import NETWORKS
+from mgen.train import loop, optim
+
+# Slots of Slakh2100 and of corpus_scores/band.
+NAMES = ("bass", "drums", "guitar", "piano")
+# Samples of a crop of Slakh2100 (Mariani et al. 2024): 11.9 s.
+CHUNK = 2**18
+
+
+def experiment(
+    arg: str,
+    *,
+    names: tuple[str, ...] = NAMES,
+    sample_rate: int,
+    samples: int,
+    model: dict[str, Any],
+    data: dict[str, Any],
+    optimizer: dict[str, Any],
+    train: dict[str, Any],
+) -> ml_collections.ConfigDict:
+    """A locked experiment on mono stems; `arg` is a variant of `variants`.
+
+    Args:
+      names: of the stems. samples: length of a crop.
+      model: kind, and what its config has other than by default, see `mgen.stems.model.NETWORKS`.
+      data, optimizer, train: fields of their defaults.
+    """
+    kind = model["kind"]
+    network = NETWORKS[kind][0](**{name: value for name, value in model.items() if name != "kind"})
+    fields = {name: x for name, x in vars(network).items() if name not in ("stems", "channels")}
+    config = ml_collections.ConfigDict(dict(family="stems", seed=0))
+    config.stems = dict(names=names, sample_rate=sample_rate, channels=1)
+    config.model = dict(kind=kind, **fields)
+    if kind == "separator":
+        config.loss = dict(spectral=1.0, windows=(4096, 2048, 1024, 512, 256))
+    else:
+        config.diffusion = dict(
+            sigma_data=0.2,
+            # None on the command line is no bound.
+            clip=ml_collections.FieldReference(1.0, field_type=float),
+            noise_mean=-3.0,
+            noise_std=1.0,
+            given=0.0,
+            count_missing=True,
+        )
+    config.data = pipeline.default_config(
+        view="stems",
+        stems=names,
+        min_sounding=2,
+        sample_rate=sample_rate,
+        channels=1,
+        seconds=samples / sample_rate,
+        **data,
+    )
+    config.optim = optim.default_config(**optimizer)
+    config.train = loop.default_config(**train)
+    if variants.check(arg) == "smoke":
+        _shrink(config)
+    return variants.finish(config, arg)
+
+
+def slakh(arg: str, *, names: tuple[str, ...] = NAMES, **model: Any) -> ml_collections.ConfigDict:
+    """An experiment on Slakh2100 with the data, the optimiser and the batch of MSDM (Mariani et al.
+    2024)."""
+    return experiment(
+        arg,
+        names=names,
+        sample_rate=22050,
+        samples=CHUNK,
+        model=dict(dtype="bfloat16", remat=True) | model,
+        data=dict(batch_size=8, workers=4),
+        optimizer=dict(name="adam", learning_rate=1e-4, b1=0.9, b2=0.99),
+        train=dict(steps=500_000, eval_every=5000, summary_every=25000, save_every=5000),
+    )
+
+
+def tiny(
+    arg: str,
+    *,
+    names: tuple[str, ...] = NAMES,
+    model: dict[str, Any],
+    batch_size: int,
+    learning_rate: float,
+    steps: int,
+) -> ml_collections.ConfigDict:
+    """An experiment on crops of 2.6 s of rendered scores that two CPU cores train in minutes."""
+    return experiment(
+        arg,
+        names=names,
+        sample_rate=16000,
+        samples=40960,
+        model=model,
+        data=dict(batch_size=batch_size),
+        optimizer=dict(
+            name="adam",
+            learning_rate=learning_rate,
+            schedule="cosine",
+            warmup=100,
+            end_factor=0.05,
+            clip=1.0,
+            ema=0.999,
+        ),
+        train=dict(steps=steps, eval_every=500, eval_batches=8, save_every=100),
+    )
+
+
+def tiny_diffusion(
+    arg: str, *, names: tuple[str, ...] = NAMES, steps: int
+) -> ml_collections.ConfigDict:
+    """A denoiser of a few million parameters, one frame of its bottleneck for 32 ms."""
+    model = dict(
+        kind="unet",
+        width=64,
+        patch=8,
+        multipliers=(1, 2, 2, 3, 3),
+        factors=(4, 4, 2, 2),
+        blocks=(1, 1, 1, 1),
+        attentions=(False, False, True, True),
+        heads=4,
+        head_dim=32,
+    )
+    return tiny(arg, names=names, model=model, batch_size=8, learning_rate=1e-3, steps=steps)
+
+
+def _shrink(config: ml_collections.ConfigDict) -> None:
+    if config.model.kind == "separator":
+        config.model.update(n_fft=256, hop=64, bands=8, width=16, heads=2, layers=1)
+        config.loss.windows = (256, 128)
+    else:
+        config.model.update(
+            width=16,
+            patch=4,
+            multipliers=(1, 1, 2),
+            factors=(4, 2),
+            blocks=(1, 1),
+            attentions=(False, True),
+            heads=2,
+            head_dim=4,
+            groups=4,
+        )
+    config.data.update(seconds=4096 / config.stems.sample_rate, batch_size=2, workers=0)
+    config.optim.warmup = min(config.optim.warmup, 2)
+    config.train.update(
+        steps=4, log_every=2, eval_every=4, eval_batches=1, summary_every=0, save_every=2
+    )

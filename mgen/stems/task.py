@@ -1,0 +1,225 @@
+"""What the trainer calls to train a model over stems: a denoiser, or a separator by regression."""
+
+import functools
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from mgen.diffusion.loss import LogNormal
+from mgen.errors import UserError
+from mgen.metrics.audio import si_sdr
+from mgen.nn.spans import example_keys
+from mgen.stems import loss as stems_loss
+from mgen.stems.model import StemsConfig, denoiser, init_params, make_network
+from mgen.train import task
+from mgen.train.state import TrainState
+from mgen.typing import Array, Batch, Float, Key, Metrics, Params
+
+# Thirds of the training noise levels, from little noise to much.
+BANDS = ("low", "middle", "high")
+BASELINE_BATCHES = 64
+# Levels of each band that the baseline's loss is the mean over.
+BASELINE_LEVELS = 100
+# Mean square of a stem below which it counts as silent (-60 dB).
+SILENCE = 1e-6
+
+
+class Task(task.Task):
+    """Stems from noise or, where `model.kind` is "separator", from their mix.
+
+    A denoiser is trained on batches of {"stems": float32 [B, S, T, C]}, with
+    `diffusion.count_missing` False also {"stem_mask": bool [B, S]}; a separator on {"stems",
+    "mix": float32 [B, T, C]}.
+
+    Reads from the config, beside what every family has:
+      stems: names, sample_rate (Hz), channels.
+      model: kind, and the fields of its config, see `mgen.stems.model.NETWORKS`.
+      diffusion (of a denoiser): see `StemsConfig`.
+      loss (of a separator): spectral and windows, see `mgen.stems.loss.separation`.
+    """
+
+    family = "stems"
+
+    def __init__(self, config: ml_collections.ConfigDict):
+        super().__init__(config)
+        self.stems_config = StemsConfig.from_experiment(config)
+        self.times = LogNormal(self.stems_config.noise_mean, self.stems_config.noise_std)
+        self._check()
+
+    def _check(self) -> None:
+        data, own = self.config.data, self.stems_config
+        for field, found, expected in (
+            ("view", data.view, "stems"),
+            ("sample_rate", data.sample_rate, own.sample_rate),
+            ("channels", data.channels, own.channels),
+            ("stems", tuple(data.stems), own.names),
+        ):
+            if found != expected:
+                raise UserError(f"data.{field} is {found!r}, expected the model's {expected!r}")
+
+    def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        config = self.stems_config
+        mix = (batch_size, config.samples, config.channels)
+        stems = (batch_size, config.stems, *mix[1:])
+        spec = {"stems": jax.ShapeDtypeStruct(stems, jnp.float32)}
+        if config.separates:
+            spec["mix"] = jax.ShapeDtypeStruct(mix, jnp.float32)
+        elif not config.count_missing:
+            spec["stem_mask"] = jax.ShapeDtypeStruct(stems[:2], jnp.bool_)
+        return spec
+
+    def manifest(self) -> dict[str, Any]:
+        config = self.stems_config
+        return {
+            "stems": list(config.names),
+            "sample_rate": config.sample_rate,
+            "channels": config.channels,
+            "samples": config.samples,
+            "hop": config.network.hop,
+        }
+
+    def init_variables(self, key: Key) -> dict[str, Params]:
+        return {"params": init_params(self.stems_config, key)}
+
+    def loss(
+        self, params: Params, variables: Params, batch: Batch, key: Key, train: bool
+    ) -> tuple[Array, tuple[Metrics, Params]]:
+        """In evaluation a denoiser's is the mean over the noise levels of each of `BANDS`, and
+        "loss_low", "loss_middle", "loss_high" are those: each example has a level in each."""
+        if self.stems_config.separates:
+            total, metrics = self._separation(params, batch, train)
+        elif train:
+            part = stems_loss.Part(self.times, 0.0, 1.0)
+            total, metrics = self._denoising(params, batch, key, part), {}
+        else:
+
+            def band(index: Array) -> Array:
+                part = stems_loss.Part(self.times, index / 3, (index + 1) / 3)
+                return self._denoising(params, batch, key, part)
+
+            bands = jax.lax.map(band, jnp.arange(len(BANDS)))
+            total = jnp.mean(bands)
+            metrics = {f"loss_{name}": value for name, value in zip(BANDS, bands)}
+        return total, (metrics, variables)
+
+    def _denoising(
+        self, params: Params, batch: Batch, key: Key, times: stems_loss.Part
+    ) -> Float[Array, ""]:
+        config, stems = self.stems_config, batch["stems"]
+        losses = stems_loss.denoising(
+            denoiser(config, params),
+            stems,
+            example_keys(key, stems.shape[0]),
+            self._counted(batch),
+            times=times,
+            sigma_data=config.sigma_data,
+            per_track=config.per_track,
+            given=config.given,
+        )
+        return jnp.mean(losses)
+
+    def _separation(self, params: Params, batch: Batch, train: bool) -> tuple[Array, Metrics]:
+        """In evaluation also SI-SDR and what it gains over the mix, in dB, of the stems that sound
+        together with others."""
+        stems, mix = batch["stems"], batch["mix"]
+        estimate: Any = make_network(self.stems_config).apply({"params": params}, mix)
+        total = jnp.mean(stems_loss.separation(stems, estimate, **self._loss_options))
+        if train:
+            return total, {}
+        scores, mix_scores = separation_scores(stems, estimate, mix)
+        return total, {"si_sdr": scores, "si_sdri": scores - mix_scores}
+
+    @property
+    def _loss_options(self) -> dict[str, Any]:
+        loss = self.config.loss
+        return dict(spectral=loss.spectral, windows=tuple(loss.windows))
+
+    def _counted(self, batch: Batch) -> Array:
+        """bool [B, S]: stems that the loss counts."""
+        if self.stems_config.count_missing:
+            return jnp.ones(batch["stems"].shape[:2], bool)
+        return batch["stem_mask"]
+
+    def baseline(self, train_data: Iterator[Batch], held_out: Iterator[Batch]) -> Metrics:
+        """Of a denoiser: "wiener_loss" and that of each band, of the filter of
+        `mgen.stems.loss.wiener_loss` that knows the mean spectrum of each stem in training. Of a
+        separator: loss of an equal share of the mix for each stem, SI-SDR (dB) of the mix."""
+        if self.stems_config.separates:
+            return self._shares(itertools.islice(held_out, BASELINE_BATCHES))
+        config = self.stems_config
+        (known, _), (power, count) = (
+            self._spectra(itertools.islice(data, BASELINE_BATCHES))
+            for data in (train_data, held_out)
+        )
+        u = (np.arange(len(BANDS) * BASELINE_LEVELS) + 0.5) / (len(BANDS) * BASELINE_LEVELS)
+        sigma = np.asarray(self.times.quantile(jnp.asarray(u)), np.float64)
+        losses = stems_loss.wiener_loss(known, power, sigma, config.sigma_data)
+        bands = (losses @ (count / count.sum())).reshape(len(BANDS), -1).mean(axis=1)
+        found = {f"wiener_loss_{name}": value for name, value in zip(BANDS, bands)}
+        return {"wiener_loss": bands.mean(), **found}
+
+    def _spectra(self, batches: Iterator[Batch]) -> tuple[np.ndarray, np.ndarray]:
+        """Mean power [S, M] of each stem, and the number of examples that have it [S]."""
+        total: Any = 0.0
+        count: Any = 0
+        for batch in batches:
+            counted = np.asarray(self._counted(batch))
+            total = total + stems_loss.power_spectrum(np.asarray(batch["stems"]), counted)
+            count = count + counted.sum(axis=0)
+        return total / np.maximum(count, 1)[:, None], count
+
+    def _shares(self, batches: Iterator[Batch]) -> Metrics:
+        losses, scores = [], []
+        for batch in batches:
+            stems, mix = batch["stems"], batch["mix"]
+            share = np.broadcast_to(mix[:, None] / self.stems_config.stems, stems.shape)
+            losses.append(np.mean(stems_loss.separation(stems, share, **self._loss_options)))
+            scores.append(separation_scores(stems, share, mix)[1])
+        return {"share_loss": np.mean(losses), "mix_si_sdr": np.mean(scores)}
+
+    def summaries(self, state: TrainState, batch: Batch, key: Key) -> dict[str, Any]:
+        """Of the first four examples each stem, and what the model makes of the mix or of the stem
+        under noise of the median level."""
+        first = jax.tree.map(lambda x: x[:4], batch)
+        estimates = np.asarray(self._estimate(state.inference_params, first, key))
+        sounds = {}
+        for number, name in enumerate(self.stems_config.names):
+            for kind, stems in (("target", first["stems"]), ("estimate", estimates)):
+                audio = np.asarray(stems)[:, number], self.stems_config.sample_rate
+                sounds[f"audio/{name}_{kind}"] = audio
+        return sounds
+
+    @functools.cached_property
+    def _estimate(self) -> Any:
+        config = self.stems_config
+
+        def estimate(params: Params, batch: Batch, key: Key) -> Array:
+            if config.separates:
+                return make_network(config).apply({"params": params}, batch["mix"])
+            stems, sigma = batch["stems"], jnp.full((1, 1, 1, 1), np.exp(config.noise_mean))
+            noisy = stems + sigma * jax.random.normal(key, stems.shape)
+            return denoiser(config, params)(noisy, sigma)
+
+        return jax.jit(estimate)
+
+
+def separation_scores(
+    stems: Float[Array, "B S T C"], estimate: Float[Array, "B S T C"], mix: Float[Array, "B T C"]
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """SI-SDR in dB of the estimate, and of the mix in its place: means over the stems that sound
+    in examples where two do; 0 where there are none."""
+    batch, count = stems.shape[:2]
+    energy = jnp.mean(jnp.square(stems), axis=(2, 3))
+    mixes = jnp.broadcast_to(mix[:, None], stems.shape)
+    sounding = energy > SILENCE
+    sounding = sounding & (jnp.sum(sounding, axis=1, keepdims=True) > 1)
+    reference, *others = (x.reshape(batch, count, -1) for x in (stems, estimate, mixes))
+    scores = [si_sdr(reference, other, zero_mean=False) for other in others]
+    size = jnp.maximum(jnp.sum(sounding), 1)
+    ours, theirs = (jnp.sum(jnp.where(sounding, score, 0.0)) / size for score in scores)
+    return ours, theirs
