@@ -14,6 +14,8 @@ from mgen.typing import Array, Key
 
 # Channels of a frame: beat and downbeat; pitch classes from C.
 CHANNELS = {"beats": 2, "melody": 12}
+# The inputs with a row for each frame.
+FRAMES = ("chords", "beats", "beats_mask", "melody", "melody_mask")
 # The fields that say whether something is known of text, chords, beats and melody.
 KNOWN = ("text_mask", "chords", "beats_mask", "melody_mask")
 
@@ -106,6 +108,16 @@ def drop(
         if (value := getattr(condition, name)) is not None:
             fields[name] = jnp.where(lost[:, number, None], getattr(nothing, name), value)
     return dataclasses.replace(condition, **fields)
+
+
+def frame_inputs(config: DiTConfig, batch: int, frames: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of those of `FRAMES` that the model has."""
+    found = _inputs(config, StemCondition(), batch, 1, frames)
+    return {
+        name: jax.ShapeDtypeStruct(shape, dtype)
+        for name, (shape, dtype, _) in found.items()
+        if name in FRAMES
+    }
 
 
 def _inputs(

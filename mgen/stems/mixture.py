@@ -14,7 +14,6 @@ import numpy as np
 from mgen.diffusion.posterior import measured, pigdm_variance
 from mgen.diffusion.process import VARIANCE_EXPLODING, Denoiser, Process
 from mgen.diffusion.trajectory import draw_noise
-from mgen.errors import UserError
 from mgen.typing import Array, Float, Key
 
 # [B, S, F, D] to [B, S, T, C].
@@ -92,16 +91,14 @@ def consistent(
     return measured(denoise, measure, mix, variance, process)
 
 
-def beside_mix(denoise: Denoiser, mix: Float[Array, "B 1 F D"]) -> Denoiser:
+def beside_mix(denoise: Denoiser, mix: Float[Array, "#B 1 #F #D"]) -> Denoiser:
     """Of stems, from a denoiser of the mix and the stems: the mix is track 0 and always clean, its
     estimate is left out. `denoise` was trained so, with a noise level for each track."""
 
     def of_stems(x: Array, t: Array) -> Array:
-        batch, stems = x.shape[:2]
-        if batch != mix.shape[0]:
-            raise UserError(f"{mix.shape[0]} mixes for {batch} examples of stems")
-        levels = jnp.broadcast_to(t, (batch, stems, 1, 1))
-        levels = jnp.concatenate([jnp.zeros((batch, 1, 1, 1), levels.dtype), levels], axis=1)
-        return denoise(jnp.concatenate([mix.astype(x.dtype), x], axis=1), levels)[:, 1:]
+        track = jnp.broadcast_to(mix.astype(x.dtype), x[:, :1].shape)
+        levels = jnp.broadcast_to(t, (*x.shape[:2], 1, 1))
+        levels = jnp.concatenate([jnp.zeros_like(levels[:, :1]), levels], axis=1)
+        return denoise(jnp.concatenate([track, x], axis=1), levels)[:, 1:]
 
     return of_stems
