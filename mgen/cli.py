@@ -27,6 +27,8 @@ COMMANDS = {
     "measure_latents": "measure what a codec's latents of stems are normalised by",
     "tokenize": "turn a dataset into acoustic, semantic and joint tokens",
     "generate": "sample music from a trained language model",
+    "separate": "take a mix apart into its stems",
+    "arrange": "make stems that go with others",
     "export": "trained models as a TensorFlow SavedModel and as jax.export programs",
     "probe": "what encoders hear in held-out pieces, against chance and log-mel",
     "audit": "what a language model says by heart of its training data",

@@ -9,7 +9,7 @@ import io
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import gcd
 from pathlib import Path
@@ -31,6 +31,8 @@ _RESAMPLE_MARGIN = 0.03
 _MP3_LEAD = 40 * 1152
 # Writers to a pipe put a size near 2**31 or 2**32 into the header of a WAV; such a file is whole.
 _STREAMED_SIZE = 0x7FFF0000
+# Bytes of samples in a WAV, whose header counts 2**32 with itself among them.
+_WAV_BYTES = 2**32 - 2**10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,6 +233,44 @@ def write(
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         temporary.write_bytes(data)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def writer(
+    path: str | os.PathLike[str], sample_rate: int, channels: int
+) -> Iterator[Callable[[np.ndarray], None]]:
+    """A function that writes a WAV of 32-bit floats block by block, float [t, C].
+
+    As in `write` the file has a temporary name at first: it gets its own at the end of the `with`
+    block, and is removed where that ends in an error.
+
+    Raises:
+      UserError: another suffix than .wav, NaN or infinite samples, more than a WAV can hold.
+    """
+    import soundfile
+
+    path, written = Path(path), 0
+    if path.suffix.lower() != ".wav":
+        raise UserError(f"{path}: suffix is {path.suffix!r}, expected .wav")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    settings = dict(samplerate=sample_rate, channels=channels, subtype="FLOAT", format="WAV")
+    try:
+        with soundfile.SoundFile(temporary, "w", **settings) as file:
+
+            def write_block(audio: np.ndarray) -> None:
+                nonlocal written
+                written += 4 * audio.size
+                if written > _WAV_BYTES:
+                    raise UserError(f"{path}: longer than the 4 GiB that a WAV can hold")
+                if not np.isfinite(audio).all():
+                    raise UserError(f"{path}: audio holds NaN or infinite samples")
+                file.write(audio)
+
+            yield write_block
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

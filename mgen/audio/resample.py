@@ -1,5 +1,7 @@
 """Sample-rate conversion and channel up/down-mix on the host."""
 
+from collections.abc import Iterable, Iterator
+
 import numpy as np
 
 from mgen.errors import UserError
@@ -35,6 +37,31 @@ def resample(audio: np.ndarray, source_rate: int, target_rate: int) -> np.ndarra
     # soxr ends the output up to a sample early or late, depending on the phase of the last input
     # sample.
     return fit_length(soxr.resample(audio, source_rate, target_rate, quality="HQ"), length)
+
+
+def resample_blocks(
+    blocks: Iterable[np.ndarray], source_rate: int, target_rate: int
+) -> Iterator[np.ndarray]:
+    """`resample` of float32 audio that comes in consecutive blocks [t, C], in bounded memory.
+
+    Joined, the blocks equal `resample` of the whole within rounding.
+    """
+    if source_rate == target_rate:
+        yield from blocks
+        return
+    import soxr
+
+    stream, read, written = None, 0, 0
+    for block in blocks:
+        if stream is None:
+            stream = soxr.ResampleStream(source_rate, target_rate, block.shape[1], quality="HQ")
+            empty = block[:0]
+        part = stream.resample_chunk(np.ascontiguousarray(block))
+        read, written = read + len(block), written + len(part)
+        yield part
+    if stream is not None:
+        missing = max(0, resampled_length(read, source_rate, target_rate) - written)
+        yield fit_length(stream.resample_chunk(empty, last=True), missing)
 
 
 def fit_length(audio: np.ndarray, length: int) -> np.ndarray:

@@ -212,3 +212,44 @@ def test_ogg_and_folders_are_made(tmp_path: Path):
     path = tmp_path / "new" / "a.ogg"
     io.write(path, noise(4000), 16000, subtype="VORBIS")
     assert io.info(path).samples == 4000
+
+
+def test_blocks_make_a_file(tmp_path):
+    audio = 2 * noise(1000, 2, 24)
+    with io.writer(tmp_path / "a.wav", 8000, 2) as write_block:
+        for block in np.split(audio, [1, 1, 700]):
+            write_block(block)
+        assert not (tmp_path / "a.wav").exists()
+    np.testing.assert_array_equal(io.read(tmp_path / "a.wav"), audio)
+    assert io.info(tmp_path / "a.wav").subtype == "FLOAT"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
+
+
+def test_blocks_that_fail_leave_nothing(tmp_path, monkeypatch):
+    def attempt(path, *blocks):
+        with pytest.raises(UserError) as error, io.writer(path, 8000, 1) as write_block:
+            for block in blocks:
+                write_block(block)
+        assert not list(tmp_path.iterdir())
+        return str(error.value)
+
+    fine = np.zeros((5, 1), np.float32)
+    assert "NaN" in attempt(tmp_path / "a.wav", fine, np.full((1, 1), np.nan))
+    assert "expected .wav" in attempt(tmp_path / "a.flac", fine)
+    monkeypatch.setattr(io, "_WAV_BYTES", 39)
+    assert "4 GiB" in attempt(tmp_path / "a.wav", fine, fine)
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    source=st.sampled_from(RATES),
+    target=st.sampled_from(RATES),
+    lengths=st.lists(st.integers(0, 3000), min_size=1, max_size=5),
+)
+def test_resampled_blocks_equal_the_whole_resampled(source, target, lengths):
+    audio = noise(sum(lengths), 2) * 0.5
+    blocks = np.split(audio, np.cumsum(lengths)[:-1])
+    found = np.concatenate(list(resample.resample_blocks(blocks, source, target)))
+    expected = resample.resample(audio, source, target)
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found, expected, atol=1e-6)
