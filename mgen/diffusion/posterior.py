@@ -142,7 +142,7 @@ def measured(
 
 def pigdm_variance(
     sigma_data: float,
-    std: float = 0.0,
+    std: Array | float = 0.0,
     gram: Array | float = 1.0,
     process: Process = VARIANCE_EXPLODING,
 ) -> Callable[[Array], Array]:

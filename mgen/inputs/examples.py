@@ -145,8 +145,8 @@ class StreamsExample:
 
 @dataclasses.dataclass(frozen=True)
 class Stems:
-    """A crop: stems float32 [S, T, C], mask bool [S], programs int32 [S], the piece that it is from,
-    as it is played, and the second where it begins there; None of stems of several pieces."""
+    """A crop: stems float32 [S, T, C], mask bool [S], programs int32 [S], the piece that it is
+    from, as it is played, and the second where it begins; None of stems of several pieces."""
 
     stems: np.ndarray
     mask: np.ndarray
@@ -156,8 +156,8 @@ class Stems:
 
 
 class AudioExample:
-    """{"audio": ...}, {"audio", "text", "text_mask"} or {"stems", "mix", "stem_mask", "programs"} and
-    `controls.NAMES`, see `pipeline.default_config`."""
+    """{"audio": ...}, {"audio", "text", "text_mask"} or {"stems", "mix", "stem_mask", "programs"}
+    and `controls.NAMES`, see `pipeline.default_config`."""
 
     def __init__(
         self, sources: Sequence[RecordSource], config: dict[str, Any], seed: int, train: bool

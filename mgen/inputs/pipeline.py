@@ -57,8 +57,8 @@ def default_config(**overrides: Any) -> ml_collections.ConfigDict:
       taken.
     min_sounding: with the view "stems", crops are also drawn again where fewer than this many of
       the stems given (all of them, where fewer are given) reach min_loudness.
-    control_rate: with the view "stems", frames a second of `mgen.inputs.controls` that come with the
-      stems; 0 for none.
+    control_rate: with the view "stems", frames a second of `mgen.inputs.controls` that come with
+      them; 0 for none.
     loudness: LUFS that the mix is brought to, None leaves it.
     gain_db: (low, high) of a random gain. swap_channels: left for right half the time. All gains
       keep |audio| <= 1.

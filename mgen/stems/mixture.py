@@ -21,25 +21,23 @@ Decode = Callable[[Array], Array]
 Measure = Callable[[Array], Array]
 
 
-def mixture(
-    decode: Decode, *, frames: int = 0, context: int = 0
-) -> Callable[[Float[Array, "B S F D"]], Float[Array, "B 1 T C"]]:
-    """The mix that latents decode to, as a function of them.
+def in_parts(
+    function: Callable[[Array], Array], frames: int = 0, context: int = 0
+) -> Callable[[Float[Array, "B S F D"]], Float[Array, "B X T C"]]:
+    """A function of latents to audio, [B, S, F, D] to [B, X, T, C], of so many frames at a time.
+
+    The backward pass computes each part anew, so memory is bound by a part of frames + 2 context.
 
     Args:
-      frames: decoded at a time, of all tracks; the backward pass computes each part anew, so memory
-        is bound by a part of frames + 2 context. 0 is all at once.
+      frames: 0 is all at once.
       context: frames on either side that a frame's audio depends on; with fewer than the decoder's
         receptive field, parts join only nearly.
     """
 
-    def mix(latents: Array) -> Array:
-        return jnp.sum(decode(latents), axis=1, keepdims=True)
-
-    def in_parts(latents: Array) -> Array:
+    def parts(latents: Array) -> Array:
         count, width = latents.shape[2], frames + 2 * context
         if not frames or count <= width:
-            return mix(latents)
+            return function(latents)
         starts = np.arange(0, count, frames)
         # Parts at an end keep to it, where the decoder pads what others see as context.
         windows = np.clip(starts - context, 0, count - width)
@@ -47,17 +45,24 @@ def mixture(
         @jax.checkpoint
         def part(place: tuple[Array, Array]) -> Array:
             window, offset = place
-            found = mix(jax.lax.dynamic_slice_in_dim(latents, window, width, axis=2))
+            found = function(jax.lax.dynamic_slice_in_dim(latents, window, width, axis=2))
             hop = found.shape[2] // width
             found = jnp.pad(found, ((0, 0), (0, 0), (0, frames * hop), (0, 0)))
             return jax.lax.dynamic_slice_in_dim(found, offset * hop, frames * hop, axis=2)
 
-        parts = jax.lax.map(part, (jnp.asarray(windows), jnp.asarray(starts - windows)))
-        whole = jnp.moveaxis(parts, 0, 2)  # [B, 1, parts, frames hop, C]
+        found = jax.lax.map(part, (jnp.asarray(windows), jnp.asarray(starts - windows)))
+        whole = jnp.moveaxis(found, 0, 2)  # [B, X, parts, frames hop, C]
         whole = whole.reshape(*whole.shape[:2], -1, whole.shape[-1])
         return whole[:, :, : whole.shape[2] // (len(starts) * frames) * count]
 
-    return in_parts
+    return parts
+
+
+def mixture(
+    decode: Decode, frames: int = 0, context: int = 0
+) -> Callable[[Float[Array, "B S F D"]], Float[Array, "B 1 T C"]]:
+    """The mix that latents decode to, as a function of them; see `in_parts`."""
+    return in_parts(lambda z: jnp.sum(decode(z), axis=1, keepdims=True), frames, context)
 
 
 def gram(measure: Measure, latents: Float[Array, "B S F D"], keys: Key) -> Float[Array, "B 1 1 1"]:
@@ -75,7 +80,7 @@ def consistent(
     mix: Float[Array, "B 1 T C"],
     *,
     gram: Float[Array, "B 1 1 1"] | float,
-    std: float,
+    std: Float[Array, "B 1 1 1"] | float,
     sigma_data: float = 1.0,
     process: Process = VARIANCE_EXPLODING,
 ) -> Denoiser:

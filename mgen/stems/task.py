@@ -194,8 +194,8 @@ class Task(task.Task):
     def _known(
         self, params: Params, variables: Params, batch: Batch, keys: Key, train: bool
     ) -> tuple[Array, Denoiser]:
-        """What is noised, and its denoiser: of stems, or of latents, which is told which tracks there
-        are, what is known of the frames and, of a share of the examples, the mix."""
+        """What is noised, and its denoiser: of stems, or of latents, which is told which tracks
+        there are, what is known of the frames and, of a share of the examples, the mix."""
         config, stems = self.stems_config, batch["stems"]
         if self.codec is None:
             return stems, denoiser(config, params)

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from mgen.inputs import controls
+from mgen.inputs import controls, pipeline
 from mgen.inputs.record import Record
 
 # Onset and offset in s, pitch, velocity, stem: a tune on the piano over a bass, drums throughout.
@@ -72,3 +72,38 @@ def test_what_a_record_does_not_know_is_unknown(record):
         np.testing.assert_array_equal(found[name], nothing[name])
         assert found[name].dtype == nothing[name].dtype
     assert nothing["chords"][0] == controls.CHORDS == 25
+
+
+def test_controls_of_a_batch_are_of_the_crop(tmp_path, make_score, write_records):
+    """A piano that plays every other second, an octave of C: it is heard where its melody says."""
+    piece = make_score(0, seconds=30.0)
+    onsets = np.arange(0.0, 28.0, 2.0)
+    columns = onsets, onsets + 1.0, np.full(14, 60.0), np.full(14, 100.0), np.full(14, 3.0)
+    piece.notes = np.stack(columns, axis=1).astype(np.float32)
+    folder = write_records(tmp_path, {"train": [piece]})
+    settings = dict(
+        dataset=str(folder), view="stems", sample_rate=8000, seconds=4.0, batch_size=8,
+        control_rate=10.0, prefetch=0,
+    )  # fmt: skip
+
+    def batch(**changes):
+        config = pipeline.default_config(**settings | changes)
+        config.render.update(reverb=False, timing_jitter=0.0, transpose=(0, 0))
+        return next(pipeline.make_iterator(config, split="train", seed=0, train=True))
+
+    found = batch()
+    assert {name: found[name].shape for name in controls.NAMES} == {
+        "chords": (8, 40),
+        "beats": (8, 40, 2),
+        "beats_mask": (8, 40),
+        "melody": (8, 40, 12),
+        "melody_mask": (8, 40),
+    }
+    power = np.square(found["stems"][:, 3, :, 0]).reshape(8, 40, -1).mean(axis=2)
+    heard, told = power > 1e-6, found["melody"][..., 0] > 0
+    # A release rings on for a frame or two of twenty.
+    assert (heard == told).mean() > 0.85 and 0.3 < told.mean() < 0.7
+    remixed = batch(remix=1.0)
+    np.testing.assert_array_equal(remixed["chords"], controls.CHORDS)
+    assert not remixed["melody_mask"].any() and not remixed["beats_mask"].any()
+    assert not set(controls.NAMES) & set(batch(control_rate=0.0))
