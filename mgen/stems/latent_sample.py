@@ -34,9 +34,7 @@ THROUGH = ("decoder", "track")
 # Frames that are decoded at once.
 PART = 64
 # Of latents of variance 1.
-SAMPLING = SamplingConfig(
-    steps=100, sigma_min=1e-2, sigma_max=20.0, sampler="dpmpp_2m_sde"
-)
+SAMPLING = SamplingConfig(steps=100, sigma_min=1e-2, sigma_max=20.0, sampler="dpmpp_2m_sde")
 _STATIC = dict(static=True)
 
 
@@ -174,7 +172,7 @@ def separated(
     sampling: SamplingConfig,
     on_step: OnStep | None = None,
 ) -> Float[Array, "B S T C"]:
-    """Stems of a window of a mix; see `LatentStems.separate_pieces` and `mgen.stems.sample.fill_in`.
+    """Stems of a window of a mix; see `LatentStems.separate_pieces`.
 
     Through the decoder the deviation of the measurement is what the codec leaves of the mix itself,
     and the gain of the decoder is that at shares of the mix.

@@ -3,7 +3,6 @@
 import importlib
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -73,8 +72,9 @@ def test_lengths_are_those_asked_for(model):
     given = {"bass": made[:, 0], "drums": made[:, 1]}
     piano = model.arrange(given, ["piano"], seeds=[5, 6], sampling=FAST)
     assert piano.shape == (2, 1, 3000, 1)
-    again = model.arrange({"bass": made[1:, 0], "drums": made[1:, 1]}, ["piano"], seeds=[6],
-                          sampling=FAST)
+    again = model.arrange(
+        {"bass": made[1:, 0], "drums": made[1:, 1]}, ["piano"], seeds=[6], sampling=FAST
+    )
     np.testing.assert_allclose(again[0], piano[1], atol=1e-4)
 
 

@@ -109,7 +109,7 @@ def test_codec_and_scale_stay_as_they_were_trained(states, codec):
 
 
 def test_missing_stems_do_not_count_and_what_is_known_does(states):
-    task, state, _, evaluate = states["edm"]
+    _, state, _, evaluate = states["edm"]
     batch, key = tones(), jax.random.key(2)
     before = evaluate(state, batch, key)
     noise = batch["stems"].at[1, 2].set(0.5)
