@@ -1,11 +1,13 @@
 """What the experiments over stems share: the tracks, the shape of an experiment, its smoke size."""
 
+import math
 from typing import Any
 
 import ml_collections
 
 from mgen.configs import variants
 from mgen.inputs import pipeline
+from mgen.inputs.controls import CHORDS
 from mgen.stems.model import NETWORKS
 from mgen.train import loop, optim
 
@@ -13,6 +15,8 @@ from mgen.train import loop, optim
 NAMES = ("bass", "drums", "guitar", "piano")
 # Samples of a crop of Slakh2100 (Mariani et al. 2024): 11.9 s.
 CHUNK = 2**18
+# Fields of networks that follow from the tracks.
+DERIVED = ("stems", "channels", "categories")
 
 
 def experiment(
@@ -25,20 +29,24 @@ def experiment(
     data: dict[str, Any],
     optimizer: dict[str, Any],
     train: dict[str, Any],
+    channels: int = 1,
+    codec: ml_collections.ConfigDict | None = None,
     diffusion: dict[str, Any] | None = None,
 ) -> ml_collections.ConfigDict:
-    """A locked experiment on mono stems; `arg` is a variant of `variants`.
+    """A locked experiment on stems; `arg` is a variant of `variants`.
 
     Args:
       names: of the stems. samples: length of a crop.
       model: kind, and what its config has other than by default, see `mgen.stems.model.NETWORKS`.
-      data, optimizer, train: fields of their defaults. diffusion: what differs from MSDM's.
+      data, optimizer, train: fields of their defaults.
+      codec: experiment of the codec of a Transformer over latents.
+      diffusion: what is otherwise than MSDM has it.
     """
     kind = model["kind"]
     network = NETWORKS[kind][0](**{name: value for name, value in model.items() if name != "kind"})
-    fields = {name: x for name, x in vars(network).items() if name not in ("stems", "channels")}
+    fields = {name: x for name, x in vars(network).items() if name not in DERIVED}
     config = ml_collections.ConfigDict(dict(family="stems", seed=0))
-    config.stems = dict(names=names, sample_rate=sample_rate, channels=1)
+    config.stems = dict(names=names, sample_rate=sample_rate, channels=channels)
     config.model = dict(kind=kind, **fields)
     if kind == "separator":
         config.loss = dict(spectral=1.0, windows=(4096, 2048, 1024, 512, 256))
@@ -53,12 +61,15 @@ def experiment(
             count_missing=True,
         )
         config.diffusion.update(diffusion or {})
+    if codec is not None:
+        config.codec = codec
+        config.latents = dict(hop=math.prod(codec.model.strides), codec="", scale="")
     config.data = pipeline.default_config(
         view="stems",
         stems=names,
         min_sounding=2,
         sample_rate=sample_rate,
-        channels=1,
+        channels=channels,
         seconds=samples / sample_rate,
         **data,
     )
@@ -135,12 +146,46 @@ def tiny_diffusion(
     return tiny(arg, names=names, model=model, batch_size=4, learning_rate=1e-3, steps=steps)
 
 
+def latent(
+    arg: str, *, codec: ml_collections.ConfigDict, model: dict[str, Any], **parts: Any
+) -> ml_collections.ConfigDict:
+    """An experiment on the latents of a codec, which have mean 0 and variance 1: a noise level for
+    each track, the mix as a track beside half of the examples, chords, beats and melody."""
+    own = codec.model
+    diffusion = dict(
+        objective="edm",
+        sigma_data=1.0,
+        clip=None,
+        noise_mean=-0.4,
+        noise_std=1.4,
+        given=0.25,
+        count_missing=False,
+        beside_mix=0.5,
+        condition_dropout=0.1,
+        input_dropout=0.3,
+    )
+    controls = dict(chords=CHORDS, beats=True, melody=True)
+    rate = own.sample_rate / math.prod(own.strides)
+    return experiment(
+        arg,
+        sample_rate=own.sample_rate,
+        channels=own.channels,
+        model=dict(kind="dit", latent_dim=own.latent_dim) | controls | model,
+        data=dict(control_rate=rate) | parts.pop("data"),
+        codec=codec,
+        diffusion=diffusion | parts.pop("diffusion", {}),
+        **parts,
+    )
+
+
 def _shrink(config: ml_collections.ConfigDict) -> None:
     if config.model.kind == "separator":
         config.model.update(
             n_fft=256, hop=64, bands=8, width=16, heads=2, layers=1, ff_multiplier=1
         )
         config.loss.windows = (256, 128)
+    elif config.model.kind == "dit":
+        config.model.update(dim=16, heads=2, layers=2, ff=24, remat="none")
     else:
         config.model.update(
             width=16,
@@ -153,7 +198,8 @@ def _shrink(config: ml_collections.ConfigDict) -> None:
             head_dim=4,
             groups=4,
         )
-    config.data.update(seconds=4096 / config.stems.sample_rate, batch_size=2, workers=0)
+    samples = 16 * config.latents.hop if "latents" in config else 4096
+    config.data.update(seconds=samples / config.stems.sample_rate, batch_size=2, workers=0)
     config.optim.warmup = min(config.optim.warmup, 2)
     config.train.update(
         steps=4, log_every=2, eval_every=4, eval_batches=1, summary_every=0, save_every=2

@@ -30,7 +30,7 @@ def main(argv: list[str]) -> None:
 
     config = _CONFIG.value
     task = checkpoint.make_task(config)
-    parents = pipeline.check(config.data, task.requires())
+    parents = pipeline.check(config.data, task.requires()) | task.parents()
 
     def make_data(train: bool) -> pipeline.Iterator:
         return pipeline.make_iterator(

@@ -24,6 +24,7 @@ COMMANDS = {
     "evaluate": "score a trained model on held-out data",
     "train_vocabulary": "train a SentencePiece vocabulary on a dataset's captions",
     "fit_codebook": "k-means on an encoder's features: codebooks for tokens and mel-RVQ targets",
+    "measure_latents": "measure what a codec's latents of stems are normalised by",
     "tokenize": "turn a dataset into acoustic, semantic and joint tokens",
     "generate": "sample music from a trained language model",
     "separate": "take a mix apart into its stems",

@@ -7,7 +7,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from mgen.codec import vae
+from mgen.codec import receptive, vae
 from mgen.codec.blocks import LayerStack, decoder_layers, encoder_layers
 from mgen.codec.config import CodecConfig
 from mgen.codec.quantize import FactorizedRVQ, ResidualVQ, draw_num_codebooks
@@ -131,6 +131,11 @@ class Codec(nn.Module):
         return CodecOutput(
             decoded, codes, latents, quantized, commitment, codebook_loss, kl, extras
         )
+
+    @property
+    def decoder_context(self) -> int:
+        """Frames on either side that the audio of a frame depends on; `TypeError` with an LSTM."""
+        return max(receptive.context(decoder_layers(self.config), 1, self.config.hop))
 
     def encoder_state(self, batch: int) -> State:
         """State of a stream before its first sample; `ValueError` for codecs that cannot stream."""

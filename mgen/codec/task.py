@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.core
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -86,6 +87,13 @@ class Task(task.Task):
         if config.has_codes:
             fields |= {"codebooks": config.num_codebooks, "codebook_size": config.codebook_size}
         return fields
+
+    def autoencoder(self) -> nn.Module:
+        if self.codec_config.has_codes:
+            raise UserError(
+                f"model.bottleneck is {self.codec_config.bottleneck!r}, expected one without codes"
+            )
+        return self.codec
 
     def warnings(self, metrics: dict[str, float]) -> list[str]:
         found = []

@@ -141,14 +141,17 @@ def measured(
 
 
 def pigdm_variance(
-    sigma_data: float, std: float = 0.0, gram: float = 1.0, process: Process = VARIANCE_EXPLODING
+    sigma_data: float,
+    std: Array | float = 0.0,
+    gram: Array | float = 1.0,
+    process: Process = VARIANCE_EXPLODING,
 ) -> Callable[[Array], Array]:
     """Of y around A D(x): what a Gaussian prior of standard deviation `sigma_data` leaves open at a
     time, r^2 = sigma^2 sigma_data^2 / (sigma^2 + alpha^2 sigma_data^2), seen through A, and std^2
     of the measurement (Song et al. 2023).
 
     Args:
-      gram: A A^T = gram I: 1 of a mask, S of the sum of S stems.
+      gram: A A^T = gram I: 1 of a mask, S of the sum of S stems; broadcastable to y.
     """
 
     def variance(t: Array) -> Array:

@@ -13,7 +13,7 @@ import numpy as np
 
 from mgen.audio import io
 from mgen.errors import UserError
-from mgen.inputs import captions, render, tokens, transforms
+from mgen.inputs import captions, controls, render, tokens, transforms
 from mgen.inputs.record import STEM, Record
 from mgen.inputs.records import RecordSource
 from mgen.inputs.vocabulary import Vocabulary
@@ -145,18 +145,19 @@ class StreamsExample:
 
 @dataclasses.dataclass(frozen=True)
 class Stems:
-    """A crop: stems float32 [S, T, C], mask bool [S], programs int32 [S], and the piece that it is
-    from, as it is played."""
+    """A crop: stems float32 [S, T, C], mask bool [S], programs int32 [S], the piece that it is
+    from, as it is played, and the second where it begins; None of stems of several pieces."""
 
     stems: np.ndarray
     mask: np.ndarray
     programs: np.ndarray
     record: Record
+    start: float | None
 
 
 class AudioExample:
-    """{"audio": ...}, {"audio", "text", "text_mask"} or {"stems", "mix", "stem_mask", "programs"},
-    see `pipeline.default_config`."""
+    """{"audio": ...}, {"audio", "text", "text_mask"} or {"stems", "mix", "stem_mask", "programs"}
+    and `controls.NAMES`, see `pipeline.default_config`."""
 
     def __init__(
         self, sources: Sequence[RecordSource], config: dict[str, Any], seed: int, train: bool
@@ -189,12 +190,23 @@ class AudioExample:
                 "mix": crop.stems.sum(0),
                 "stem_mask": crop.mask[self.slots],
                 "programs": crop.programs[self.slots],
+                **self.controls(crop),
             }
         if self.vocabulary is not None:
             caption = self.caption(crop, int(rng.integers(2**31)))
             (text,), (mask,) = self.vocabulary.encode([caption], config["text_length"])
             return {"audio": crop.stems.sum(0), "text": text, "text_mask": mask}
         return {"audio": self.select(crop, rng)}
+
+    def controls(self, crop: Stems) -> dict[str, np.ndarray]:
+        """What is known of each frame; {} at a `control_rate` of 0."""
+        rate = self.config["control_rate"]
+        frames = round(self.config["seconds"] * rate)
+        if not rate:
+            return {}
+        if crop.start is None:
+            return controls.unknown(frames)
+        return controls.of_crop(crop.record, crop.mask, crop.start, frames, rate)
 
     def caption(self, crop: Stems, seed: int) -> str:
         """One of the record's own captions, or one written from what is known of the crop."""
@@ -217,20 +229,25 @@ class AudioExample:
             performance = render.perform(record, seed=seed, config=self.render)
             record = render.performed(record, performance)
 
+        drawn: list[tuple[float, np.ndarray]] = []
+
         def draw() -> np.ndarray:
             start = rng.uniform(0, max(0.0, record.duration - config["seconds"]))
             if record.is_score:
-                return render.render_crop(
-                    performance, start=start, duration=config["seconds"]
-                ).stems
-            return self.decode(record, start)
+                span = dict(start=start, duration=config["seconds"])
+                stems = render.render_crop(performance, **span).stems
+            else:
+                stems = self.decode(record, start)
+            drawn.append((start, stems))
+            return stems
 
         least = min(config["min_sounding"], len(wanted))
         stems = transforms.loudest_crop(
             draw, config["min_loudness"], config["attempts"], wanted, least
         )
         programs = np.asarray(record.programs, np.int32)
-        return Stems(stems, np.asarray(record.stem_mask, bool), programs, record)
+        start = next(start for start, crop in drawn if crop is stems)
+        return Stems(stems, np.asarray(record.stem_mask, bool), programs, record, start)
 
     def decode(self, record: Record, start: float) -> np.ndarray:
         """A crop of a recording's stems, zeros past its end."""
@@ -256,7 +273,7 @@ class AudioExample:
             other = self.crop(source[int(rng.integers(len(source)))], rng, [int(stem)])
             stems[stem], mask[stem] = other.stems[stem], other.mask[stem]
             programs[stem] = other.programs[stem]
-        return Stems(transforms.limit_peak(stems), mask, programs, crop.record)
+        return Stems(transforms.limit_peak(stems), mask, programs, crop.record, None)
 
     def augment(self, crop: Stems, rng: np.random.Generator) -> Stems:
         """Dropout, loudness, gain, channel swap: in this order, so that the gain is that of what is
@@ -265,7 +282,7 @@ class AudioExample:
         if config["stem_dropout"]:
             stems, mask = transforms.drop_stems(stems, mask, config["stem_dropout"], rng)
         stems = transforms.augment(stems, config, rng)
-        return Stems(np.ascontiguousarray(stems), mask, crop.programs, crop.record)
+        return dataclasses.replace(crop, stems=np.ascontiguousarray(stems), mask=mask)
 
     def select(self, crop: Stems, rng: np.random.Generator) -> np.ndarray:
         """float32 [T, C]: the mix or one of the stems that sound in the crop."""

@@ -73,7 +73,7 @@ def clips(
             record=played,
             audio=crop.mix,
             key=key_class(played.key),
-            chord=_held(crop.chord_times, [chord_class(c) for c in crop.chords], times, NO_CHORD),
+            chord=held(crop.chord_times, [chord_class(c) for c in crop.chords], times, NO_CHORD),
             instrument=_loudest(crop, times, frame_rate),
             beat=_half_beats(performance, start + times),
         )
@@ -118,8 +118,8 @@ def _solo(performance: render.Performance, rng: np.random.Generator) -> render.P
     )
 
 
-def _held(starts: np.ndarray, values: Sequence[int], times: np.ndarray, before: int) -> np.ndarray:
-    """The value that holds at each time."""
+def held(starts: np.ndarray, values: Sequence[int], times: np.ndarray, before: int) -> np.ndarray:
+    """The value that holds at each time, `before` until the first start."""
     index = np.searchsorted(starts, times, side="right")
     return np.array([before, *values])[index]
 

@@ -57,6 +57,8 @@ def default_config(**overrides: Any) -> ml_collections.ConfigDict:
       taken.
     min_sounding: with the view "stems", crops are also drawn again where fewer than this many of
       the stems given (all of them, where fewer are given) reach min_loudness.
+    control_rate: with the view "stems", frames a second of `mgen.inputs.controls` that come with
+      them; 0 for none.
     loudness: LUFS that the mix is brought to, None leaves it.
     gain_db: (low, high) of a random gain. swap_channels: left for right half the time. All gains
       keep |audio| <= 1.
@@ -85,6 +87,7 @@ def default_config(**overrides: Any) -> ml_collections.ConfigDict:
             source="any",
             min_loudness=-50.0,
             min_sounding=0,
+            control_rate=0.0,
             attempts=3,
             loudness=ml_collections.config_dict.placeholder(float),
             gain_db=(0.0, 0.0),
@@ -267,7 +270,7 @@ def _validate(config: ml_collections.ConfigDict, process_count: int) -> None:
     for field in ("remix", "stem_dropout"):
         if not 0 <= config[field] <= 1:
             raise UserError(f"data.{field} is {config[field]!r}, expected a probability")
-    for field in ("workers", "prefetch", "min_sounding"):
+    for field in ("workers", "prefetch", "min_sounding", "control_rate"):
         if config[field] < 0:
             raise UserError(f"data.{field} is {config[field]!r}, expected 0 or more")
     if config.view == "audio_text" and config.remix:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mgen.nn.embed import rope
-from mgen.typing import Array, Bool, Float
+from mgen.typing import Array, Bool, Float, Int
 
 
 class Attention(nn.Module):
@@ -48,9 +48,11 @@ class Attention(nn.Module):
         memory: Float[Array, "B C W"] | None = None,
         mask: Bool[Array, "#B #L C"] | None = None,
         bias: Float[Array, "#B #H L C"] | None = None,
+        positions: Int[Array, " L"] | None = None,
     ) -> Float[Array, "B L D"]:
         """Attends from `x` to `memory` (to itself where None); `mask` is True where a position may
-        see another, `bias` is added to the scores."""
+        see another, `bias` is added to the scores, `positions` are the rotary ones (None: 0, 1,
+        ...)."""
 
         def project(name: str, heads: int) -> nn.DenseGeneral:
             return nn.DenseGeneral(
@@ -62,13 +64,13 @@ class Attention(nn.Module):
         key = project("key", self.kv_heads)(source)
         value = project("value", self.kv_heads)(source)
         if self.rotary:
-            positions = jnp.arange(x.shape[1])[:, None]
-            query = rope(query, positions, self.rope_base)
-            key = rope(key, positions, self.rope_base)
+            at = jnp.arange(x.shape[1]) if positions is None else positions
+            query = rope(query, at[:, None], self.rope_base)
+            key = rope(key, at[:, None], self.rope_base)
         seen = None if mask is None else mask[:, None]
         if self.window:
-            at = np.arange(x.shape[1])
-            near = jnp.asarray(visible(at[:, None], at, self.window, self.sink))
+            index = np.arange(x.shape[1])
+            near = jnp.asarray(visible(index[:, None], index, self.window, self.sink))
             seen = near[None, None] if seen is None else seen & near[None, None]
         out = jax.nn.dot_product_attention(
             query,

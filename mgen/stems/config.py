@@ -1,4 +1,4 @@
-"""Shape of the network over stems."""
+"""Shapes of the networks over stems."""
 
 import dataclasses
 import math
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mgen.errors import UserError
+from mgen.nn.transformer import REMAT_POLICIES
 
 DTYPES = ("float32", "bfloat16")
 # Fields with one value a level.
@@ -73,11 +74,7 @@ class UNetConfig:
     @classmethod
     def from_config(cls, config: Mapping[str, Any], **overrides: Any) -> "UNetConfig":
         """From the `model` part of an experiment config; `UserError` names an unknown field."""
-        values = {**dict(config), **overrides}
-        fields = {field.name for field in dataclasses.fields(cls)}
-        for name in values:
-            if name not in fields:
-                raise UserError(f"model.{name}: unknown field, expected one of {sorted(fields)}")
+        values = known_fields(cls, {**dict(config), **overrides})
         for name in ("multipliers", *PER_LEVEL):
             if name in values:
                 values[name] = tuple(values[name])
@@ -101,3 +98,78 @@ class UNetConfig:
     def hop(self) -> int:
         """Samples of a frame in the bottleneck; a length is a multiple of it."""
         return self.patch * math.prod(self.factors)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DiTConfig:
+    """A diffusion Transformer over latents of tracks; the defaults have the width, depth and heads
+    of Stable Audio Open's (Evans et al. 2024).
+
+    Attributes:
+      stems: the most tracks that a song has; they stand in no order.
+      latent_dim: D of the codec.
+      categories: kinds of tracks: instruments, and the mix where it is a track.
+      dim, heads, layers, ff: widths, heads and depth; the feed-forward is gated by SiLU.
+      global_frames: frames a token of the attention over all tracks at all times; 0 leaves it out.
+        A number of frames is a multiple of it.
+      text_width: of the vectors that cross-attention reads (768 of T5-base); 0 leaves it out.
+      chords: classes of a chord a frame; 0 leaves the input out. Class `chords` is "unknown".
+      beats, melody: whether frames come with beats and downbeats, and with the twelve pitch classes
+        of a melody.
+      rope_base: of the rotary positions of frames.
+      per_track: whether each track has a noise level of its own, or all have one.
+      dtype: compute dtype; parameters, norms, softmax and modulation stay float32.
+      scan, remat: see `mgen.nn.transformer.TransformerConfig`.
+    """
+
+    stems: int = 4
+    latent_dim: int = 64
+    categories: int = 4
+    dim: int = 1536
+    heads: int = 24
+    layers: int = 24
+    ff: int = 4096
+    global_frames: int = 0
+    text_width: int = 0
+    chords: int = 0
+    beats: bool = False
+    melody: bool = False
+    rope_base: float = 10000.0
+    per_track: bool = True
+    dtype: str = "float32"
+    scan: bool = True
+    remat: str = "none"
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("dtype", DTYPES), ("remat", ("none", *REMAT_POLICIES))):
+            if getattr(self, name) not in allowed:
+                raise UserError(
+                    f"model.{name} is {getattr(self, name)!r}, expected one of {list(allowed)}"
+                )
+        for name in ("stems", "latent_dim", "categories", "layers", "ff"):
+            if getattr(self, name) < 1:
+                raise UserError(f"model.{name} is {getattr(self, name)}, expected at least 1")
+        if self.heads < 1 or self.dim % self.heads or (self.dim // self.heads) % 2:
+            raise UserError(
+                f"model.heads is {self.heads}, expected a number that splits dim {self.dim} into "
+                "even widths"
+            )
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], **overrides: Any) -> "DiTConfig":
+        """From the `model` part of an experiment config; `UserError` names an unknown field."""
+        return cls(**known_fields(cls, {**dict(config), **overrides}))
+
+    @property
+    def hop(self) -> int:
+        """Frames that a length is a multiple of."""
+        return self.global_frames or 1
+
+
+def known_fields(cls: Any, values: dict[str, Any]) -> dict[str, Any]:
+    """`values`; `UserError` names one that is no field of `cls`."""
+    fields = {field.name for field in dataclasses.fields(cls)}
+    for name in values:
+        if name not in fields:
+            raise UserError(f"model.{name}: unknown field, expected one of {sorted(fields)}")
+    return values

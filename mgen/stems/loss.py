@@ -14,14 +14,14 @@ quarter window. (3) Wiener's filter.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from mgen.audio import stft
-from mgen.diffusion.loss import Times, denoising_loss, draw_times, edm_weight
+from mgen.diffusion.loss import Times, denoising_loss, draw_times
 from mgen.diffusion.process import Denoiser
 from mgen.diffusion.trajectory import draw_noise
 from mgen.typing import Array, Bool, Float, Key, ndarray
@@ -82,21 +82,20 @@ def denoising(
     counted: Bool[Array, "B S"],
     *,
     times: Times,
-    sigma_data: float,
+    weight: Callable[[Array], Array],
     per_track: bool = False,
     given: float = 0.0,
 ) -> Float[Array, " B"]:
-    """(1) over the stems `counted` that are not given; arguments as in `noise_levels`."""
+    """(1) over the stems `counted` that are not given, or with another `weight`, finite at 0; other
+    arguments as in `noise_levels`."""
     keys = jax.vmap(jax.random.split)(keys)
     sigma = noise_levels(keys[:, 0], counted, times=times, per_track=per_track, given=given)
-    weight = edm_weight(sigma_data)
     return denoising_loss(
         denoise,
         stems,
         draw_noise(keys[:, 1], stems.shape[1:]),
         sigma,
-        # Of no account where a stem is given, but infinity would make its gradient NaN.
-        weight=lambda t: weight(jnp.where(t > 0, t, 1.0)),
+        weight=weight,
         mask=counted[..., None, None] & (sigma > 0),
     )
 

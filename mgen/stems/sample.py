@@ -155,6 +155,8 @@ class FrozenStems(Separating):
         own = StemsConfig.from_experiment(config)
         if own.separates:
             raise UserError("model.kind is 'separator', expected a denoiser of stems")
+        if own.latent_hop:
+            raise UserError("model.kind is 'dit', expected a denoiser of waveforms")
         estimate = functools.partial(denoiser, own)
         return cls(**_layout(own), per_track=own.per_track, estimate=estimate, params=params)
 

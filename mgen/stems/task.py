@@ -1,8 +1,9 @@
 """What the trainer calls to train a model over stems: a denoiser, or a separator by regression."""
 
+import dataclasses
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -10,13 +11,19 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from mgen.diffusion.loss import LogNormal
+from mgen import manifest
+from mgen.diffusion.process import Denoiser
+from mgen.diffusion.trajectory import draw_noise
 from mgen.errors import UserError
 from mgen.metrics.audio import si_sdr
 from mgen.nn.spans import example_keys
+from mgen.stems import condition as conditions
 from mgen.stems import loss as stems_loss
+from mgen.stems.condition import StemCondition
+from mgen.stems.latents import Scale, StemLatents
 from mgen.stems.model import StemsConfig, denoiser, init_params, make_network
 from mgen.train import task
+from mgen.train.checkpoint import Trained, load_trained, make_task
 from mgen.train.state import TrainState
 from mgen.typing import Array, Batch, Float, Key, Metrics, Params
 
@@ -34,12 +41,16 @@ class Task(task.Task):
 
     A denoiser is trained on batches of {"stems": float32 [B, S, T, C]}, with
     `diffusion.count_missing` False also {"stem_mask": bool [B, S]}; a separator on {"stems",
-    "mix": float32 [B, T, C]}.
+    "mix": float32 [B, T, C]}; a Transformer over latents also on the mix with
+    `diffusion.beside_mix`, and on those of `mgen.stems.condition.FRAMES` that it reads.
 
     Reads from the config, beside what every family has:
       stems: names, sample_rate (Hz), channels.
       model: kind, and the fields of its config, see `mgen.stems.model.NETWORKS`.
       diffusion (of a denoiser): see `StemsConfig`.
+      codec (of a Transformer): the experiment of the codec whose latents it is of.
+      latents (of a Transformer): hop (samples a frame), codec (workdir of that codec), scale
+        (folder that `mgen measure_latents` wrote).
       loss (of a separator): spectral and windows, see `mgen.stems.loss.separation`.
     """
 
@@ -48,7 +59,9 @@ class Task(task.Task):
     def __init__(self, config: ml_collections.ConfigDict):
         super().__init__(config)
         self.stems_config = StemsConfig.from_experiment(config)
-        self.times = LogNormal(self.stems_config.noise_mean, self.stems_config.noise_std)
+        self.diffusion = self.stems_config.diffusion
+        # Of the codec whose latents the model is of.
+        self.codec = make_task(config.codec) if self.stems_config.latent_hop else None
         self._check()
 
     def _check(self) -> None:
@@ -61,16 +74,26 @@ class Task(task.Task):
         ):
             if found != expected:
                 raise UserError(f"data.{field} is {found!r}, expected the model's {expected!r}")
+        if self.codec is not None:
+            own_shape = dict(
+                sample_rate=own.sample_rate,
+                channels=own.channels,
+                hop=own.latent_hop,
+                latent_dim=own.shape[2],
+            )
+            manifest.require(self.codec.manifest(), "config.codec", **own_shape)
 
     def batch_spec(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         config = self.stems_config
         mix = (batch_size, config.samples, config.channels)
         stems = (batch_size, config.stems, *mix[1:])
         spec = {"stems": jax.ShapeDtypeStruct(stems, jnp.float32)}
-        if config.separates:
+        if config.separates or config.beside_mix:
             spec["mix"] = jax.ShapeDtypeStruct(mix, jnp.float32)
-        elif not config.count_missing:
+        if not config.separates and not config.count_missing:
             spec["stem_mask"] = jax.ShapeDtypeStruct(stems[:2], jnp.bool_)
+        if self.codec is not None:
+            spec |= conditions.frame_inputs(config.network, batch_size, config.shape[1])
         return spec
 
     def manifest(self) -> dict[str, Any]:
@@ -80,11 +103,54 @@ class Task(task.Task):
             "sample_rate": config.sample_rate,
             "channels": config.channels,
             "samples": config.samples,
-            "hop": config.network.hop,
+            "hop": config.hop,
         }
 
     def init_variables(self, key: Key) -> dict[str, Params]:
-        return {"params": init_params(self.stems_config, key)}
+        variables = {"params": init_params(self.stems_config, key)}
+        if self.codec is None:
+            return variables
+        # Their place; `warm_start` brings what was trained and measured.
+        shapes = jax.eval_shape(self.codec.init_variables, key)
+        width = self.stems_config.shape[2]
+        return variables | {
+            "codec": jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), dict(shapes)),
+            "scale": {"mean": jnp.zeros(width), "std": jnp.ones(width)},
+        }
+
+    def parents(self) -> dict[str, str]:
+        return {} if self.codec is None else {"codec": self._trained_codec.fingerprint}
+
+    def warm_start(self, state: TrainState) -> TrainState:
+        """Puts the codec and the scale of its latents in place."""
+        if self.codec is None:
+            return state
+        trained = self._trained_codec
+        scale = Scale.load(self.config.latents.scale, trained.fingerprint)
+        if len(scale.mean) != self.stems_config.shape[2]:
+            raise UserError(
+                f"{self.config.latents.scale}: {len(scale.mean)} channels, expected "
+                f"{self.stems_config.shape[2]}"
+            )
+        found = {"params": trained.params, **trained.variables}
+        codec = {name: found[name] for name in state.variables["codec"]}
+        variables = {"codec": codec, "scale": {"mean": scale.mean, "std": scale.std}}
+        return dataclasses.replace(state, variables=jax.tree.map(jnp.asarray, variables))
+
+    @functools.cached_property
+    def _trained_codec(self) -> Trained:
+        workdir = self.config.latents.codec
+        if not workdir:
+            raise UserError("latents.codec is empty, expected the workdir of a codec with latents")
+        trained = load_trained(workdir, self.config.codec.family)
+        expected = self.config.codec.model.to_dict()
+        manifest.require({"model": trained.config.model.to_dict()}, workdir, model=expected)
+        return trained
+
+    def latents(self, variables: Params) -> StemLatents:
+        """The codec and the scale that a state holds."""
+        assert self.codec is not None
+        return StemLatents(self.codec.autoencoder(), variables["codec"], **variables["scale"])
 
     def loss(
         self, params: Params, variables: Params, batch: Batch, key: Key, train: bool
@@ -93,35 +159,62 @@ class Task(task.Task):
         "loss_low", "loss_middle", "loss_high" are those: each example has a level in each."""
         if self.stems_config.separates:
             total, metrics = self._separation(params, batch, train)
-        elif train:
-            part = stems_loss.Part(self.times, 0.0, 1.0)
-            total, metrics = self._denoising(params, batch, key, part), {}
+            return total, (metrics, variables)
+        losses = self._denoising(params, variables, batch, key, train)
+        if train:
+            total, metrics = losses(0.0, 1.0), {}
         else:
-
-            def band(index: Array) -> Array:
-                part = stems_loss.Part(self.times, index / 3, (index + 1) / 3)
-                return self._denoising(params, batch, key, part)
-
-            bands = jax.lax.map(band, jnp.arange(len(BANDS)))
+            bands = jax.lax.map(lambda i: losses(i / 3, (i + 1) / 3), jnp.arange(len(BANDS)))
             total = jnp.mean(bands)
             metrics = {f"loss_{name}": value for name, value in zip(BANDS, bands)}
         return total, (metrics, variables)
 
     def _denoising(
-        self, params: Params, batch: Batch, key: Key, times: stems_loss.Part
-    ) -> Float[Array, ""]:
+        self, params: Params, variables: Params, batch: Batch, key: Key, train: bool
+    ) -> Callable[[Array | float, Array | float], Array]:
+        """The mean loss at the noise levels between two of their quantiles."""
+        config, keys = self.stems_config, example_keys(key, batch["stems"].shape[0])
+        stems, denoise = self._known(params, variables, batch, keys, train)
+
+        def losses(low: Array | float, high: Array | float) -> Array:
+            found = stems_loss.denoising(
+                denoise,
+                stems,
+                keys,
+                self._counted(batch),
+                times=stems_loss.Part(self.diffusion.levels, low, high),
+                weight=self.diffusion.weight,
+                per_track=config.per_track,
+                given=config.given,
+            )
+            return jnp.mean(found)
+
+        return losses
+
+    def _known(
+        self, params: Params, variables: Params, batch: Batch, keys: Key, train: bool
+    ) -> tuple[Array, Denoiser]:
+        """What is noised, and its denoiser: of stems, or of latents, which is told which tracks
+        there are, what is known of the frames and, of a share of the examples, the mix."""
         config, stems = self.stems_config, batch["stems"]
-        losses = stems_loss.denoising(
-            denoiser(config, params),
-            stems,
-            example_keys(key, stems.shape[0]),
-            self._counted(batch),
-            times=times,
-            sigma_data=config.sigma_data,
-            per_track=config.per_track,
-            given=config.given,
-        )
-        return jnp.mean(losses)
+        if self.codec is None:
+            return stems, denoiser(config, params)
+        latents = self.latents(variables)
+        present, mix = self._counted(batch), None
+        if config.beside_mix:
+            mix = latents.encode(batch["mix"][:, None])
+            own = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, 1)
+            shown = jax.vmap(lambda key: jax.random.bernoulli(key, config.beside_mix))(own)
+            present = jnp.concatenate([shown[:, None], present], axis=1)
+        network: Any = config.network
+        batch_size, tracks = present.shape
+        frames = conditions.frame_inputs(network, batch_size, config.shape[1])
+        condition = StemCondition(present=present, **{name: batch[name] for name in frames})
+        condition = conditions.complete(network, condition, batch_size, tracks, config.shape[1])
+        if train:
+            rates = config.condition_dropout, config.input_dropout
+            condition = conditions.drop(network, keys, condition, *rates)
+        return latents.encode(stems), denoiser(config, params, condition, mix)
 
     def _separation(self, params: Params, batch: Batch, train: bool) -> tuple[Array, Metrics]:
         """In evaluation also SI-SDR and what it gains over the mix, in dB, of the stems that sound
@@ -148,16 +241,19 @@ class Task(task.Task):
     def baseline(self, train_data: Iterator[Batch], held_out: Iterator[Batch]) -> Metrics:
         """Of a denoiser: "wiener_loss" and that of each band, of the filter of
         `mgen.stems.loss.wiener_loss` that knows the mean spectrum of each stem in training. Of a
-        separator: loss of an equal share of the mix for each stem, SI-SDR (dB) of the mix."""
+        separator: loss of an equal share of the mix for each stem, SI-SDR (dB) of the mix. Nothing
+        of a model of latents."""
         if self.stems_config.separates:
             return self._shares(itertools.islice(held_out, BASELINE_BATCHES))
+        if self.codec is not None:
+            return {}
         config = self.stems_config
         (known, _), (power, count) = (
             self._spectra(itertools.islice(data, BASELINE_BATCHES))
             for data in (train_data, held_out)
         )
         u = (np.arange(len(BANDS) * BASELINE_LEVELS) + 0.5) / (len(BANDS) * BASELINE_LEVELS)
-        sigma = np.asarray(self.times.quantile(jnp.asarray(u)), np.float64)
+        sigma = np.asarray(self.diffusion.levels.quantile(jnp.asarray(u)), np.float64)
         losses = stems_loss.wiener_loss(known, power, sigma, config.sigma_data)
         bands = (losses @ (count / count.sum())).reshape(len(BANDS), -1).mean(axis=1)
         found = {f"wiener_loss_{name}": value for name, value in zip(BANDS, bands)}
@@ -186,7 +282,8 @@ class Task(task.Task):
         """Of the first four examples each stem, and what the model makes of the mix or of the stem
         under noise of the median level."""
         first = jax.tree.map(lambda x: x[:4], batch)
-        estimates = np.asarray(self._estimate(state.inference_params, first, key))
+        weights = state.inference_params, state.variables
+        estimates = np.asarray(self._estimate(*weights, first, key))
         sounds = {}
         for number, name in enumerate(self.stems_config.names):
             for kind, stems in (("target", first["stems"]), ("estimate", estimates)):
@@ -199,12 +296,14 @@ class Task(task.Task):
         config = self.stems_config
         network: Any = make_network(config)
 
-        def estimate(params: Params, batch: Batch, key: Key) -> Array:
+        def estimate(params: Params, variables: Params, batch: Batch, key: Key) -> Array:
             if config.separates:
                 return network.apply({"params": params}, batch["mix"])
-            stems, sigma = batch["stems"], jnp.full((1, 1, 1, 1), np.exp(config.noise_mean))
-            noisy = stems + sigma * jax.random.normal(key, stems.shape)
-            return denoiser(config, params)(noisy, sigma)
+            keys = example_keys(key, batch["stems"].shape[0])
+            stems, denoise = self._known(params, variables, batch, keys, train=False)
+            sigma = self.diffusion.levels.quantile(jnp.full((1, 1, 1, 1), 0.5))
+            found = denoise(stems + sigma * draw_noise(keys, stems.shape[1:]), sigma)
+            return found if self.codec is None else self.latents(variables).decode(found)
 
         return jax.jit(estimate)
 

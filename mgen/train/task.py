@@ -5,11 +5,13 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import flax.core
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
 
+from mgen.errors import UserError
 from mgen.train import optim
 from mgen.train.state import TrainState, ema_update
 from mgen.typing import Array, Batch, Key, Metrics, Params
@@ -58,6 +60,15 @@ class Task(abc.ABC):
     def requires(self) -> dict[str, Any]:
         """Manifest fields that a token dataset must have to train this task; {} for audio."""
         return {}
+
+    def parents(self) -> dict[str, str]:
+        """Name -> fingerprint of the trained models that this one is built on; {} for none."""
+        return {}
+
+    def autoencoder(self) -> nn.Module:
+        """Optional, of a codec with latents: the module whose methods `encode` and `decode` go from
+        audio [B, T, C] to them and back."""
+        raise UserError(f"a model of family {self.family!r} has no latents")
 
     def summaries(self, state: TrainState, batch: Batch, key: Key) -> dict[str, Any]:
         """Optional, on the host: {"audio/<name>": (float [B, T, C], sample_rate), "image/<name>":

@@ -91,3 +91,15 @@ def test_sum_embed_adds_one_row_a_field():
     table = variables["params"]["embedding"]
     expected = jnp.stack([table[2] + table[3], table[1] + table[7]])
     np.testing.assert_allclose(module.apply(variables, fields), expected, rtol=1e-6)
+
+
+def test_rotary_positions_may_be_given():
+    """Tokens in another order with the positions that they had come out in that order."""
+    module = Attention(heads=4, kv_heads=2, head_dim=4, rotary=True)
+    x = jax.random.normal(jax.random.key(0), (B, L, D))
+    params = module.init(jax.random.key(1), x)
+    out = module.apply(params, x)
+    order = jnp.asarray([3, 0, 5, 1, 4, 2])
+    turned = module.apply(params, x[:, order], positions=order)
+    np.testing.assert_allclose(turned, out[:, order], atol=1e-5)
+    assert jnp.abs(module.apply(params, x[:, order]) - out[:, order]).max() > 1e-2

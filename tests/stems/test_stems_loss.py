@@ -11,8 +11,10 @@ from mgen.diffusion.loss import LogNormal, edm_weight
 from mgen.diffusion.trajectory import draw_noise
 from mgen.stems import loss
 from mgen.stems.loss import Part, denoising, noise_levels, separation
+from mgen.stems.objective import Objective
 
 TIMES = LogNormal(-3.0, 1.0)
+WEIGHT = Objective(sigma_data=0.2).weight
 
 
 def keys(count, seed=0):
@@ -89,7 +91,7 @@ def scaled(theta):
 
 @functools.partial(jax.jit, static_argnames="per_track")
 def of_scaled(theta, stems, keys, counted, per_track=True, given=0.0):
-    options = dict(times=TIMES, sigma_data=0.2, per_track=per_track, given=given)
+    options = dict(times=TIMES, weight=WEIGHT, per_track=per_track, given=given)
     return denoising(scaled(theta), stems, keys, counted, **options)
 
 

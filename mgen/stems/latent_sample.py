@@ -1,0 +1,217 @@
+"""Inference with a model over latents: audio in, audio out, `FrozenStems` on the latents between.
+
+Example:
+    model = LatentStems.from_trained(config, params, variables, codec)
+    stems = model.generate(seconds=20.0, seeds=[0, 1])                    # [B, S, T, C]
+    stems = model.separate(mix, seeds=[0])                                # through the decoder
+    stems = model.separate(mix, seeds=[0], through="track")               # beside the mix
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mgen.audio.resample import num_samples
+from mgen.diffusion.samplers import sample
+from mgen.errors import UserError
+from mgen.stems import mixture
+from mgen.stems.latents import StemLatents
+from mgen.stems.model import StemsConfig, denoiser
+from mgen.stems.sample import FADE, START, FrozenStems, OnStep, Seeds, Separating
+from mgen.stems.settings import SamplingConfig
+from mgen.stems.windows import Source, Windows, crossfaded, positional_noise
+from mgen.typing import Array, Float, Int, Key, Params, ndarray
+
+# How a mix is taken apart: see `mgen.stems.mixture`.
+THROUGH = ("decoder", "track")
+# Frames that are decoded at once.
+PART = 64
+# Of latents of variance 1.
+SAMPLING = SamplingConfig(steps=100, sigma_min=1e-2, sigma_max=20.0, sampler="dpmpp_2m_sde")
+_STATIC = dict(static=True)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LatentStems(Separating):
+    """A trained diffusion model over latents with the codec that they are of.
+
+    Attributes:
+      config: what the model is. params: of its network.
+      latents: the codec; context: frames on either side that the audio of a frame depends on.
+    """
+
+    config: StemsConfig = dataclasses.field(metadata=_STATIC)
+    context: int = dataclasses.field(metadata=_STATIC)
+    params: Params
+    latents: StemLatents
+
+    @classmethod
+    def from_trained(
+        cls, config: Any, params: Params, variables: Params, codec: nn.Module
+    ) -> "LatentStems":
+        """From an experiment's config, the state of its training, which holds the codec's weights,
+        and the codec's module (`Task.autoencoder`).
+
+        Raises:
+          UserError: the config is not one of latents.
+        """
+        own = StemsConfig.from_experiment(config)
+        if not own.latent_hop:
+            raise UserError(f"model.kind is {config.model.kind!r}, expected 'dit'")
+        names = ("names", "sample_rate", "channels", "samples", "hop")
+        scale = {name: jnp.asarray(value) for name, value in variables["scale"].items()}
+        return cls(
+            **{name: getattr(own, name) for name in names},
+            config=own,
+            context=codec.decoder_context,
+            params=params,
+            latents=StemLatents(codec, variables["codec"], **scale),
+        )
+
+    @property
+    def frames(self) -> FrozenStems:
+        """The model over latents alone; a sample of it is a frame, and so is a second."""
+        _, samples, channels = self.config.shape
+        return FrozenStems(
+            names=self.names,
+            sample_rate=1,
+            channels=channels,
+            samples=samples,
+            hop=self.config.network.hop,
+            per_track=self.config.per_track,
+            estimate=functools.partial(denoiser, self.config),
+            params=self.params,
+        )
+
+    def generate(
+        self, *, seconds: float, seeds: Seeds, sampling: SamplingConfig = SAMPLING, **settings: Any
+    ) -> Float[ndarray, "B S T C"]:
+        """All stems, from nothing; see `FrozenStems.generate`."""
+        samples = num_samples(seconds, self.sample_rate)
+        frames = math.ceil(samples / self.config.latent_hop)
+        made = self.frames.generate(seconds=frames, seeds=seeds, sampling=sampling, **settings)
+        return np.asarray(_decoded(self, made))[:, :, :samples]
+
+    def arrange(
+        self,
+        given: Mapping[str, Float[ndarray, "B T C"]],
+        targets: Sequence[str],
+        *,
+        seeds: Seeds,
+        sampling: SamplingConfig = SAMPLING,
+        **settings: Any,
+    ) -> Float[ndarray, "B targets T C"]:
+        """The stems `targets` that go with the given ones; see `FrozenStems.arrange`."""
+        known, length = {}, None
+        for name, audio in given.items():
+            audio = np.asarray(audio, np.float32)
+            self.check(f"stem {name}", audio, (len(seeds), length, self.channels))
+            length = audio.shape[1]
+            known[name] = np.asarray(_encoded(self, self._filled(audio)))
+        made = self.frames.arrange(known, targets, seeds=seeds, sampling=sampling, **settings)
+        return np.asarray(_decoded(self, made))[:, :, :length]
+
+    def separate_pieces(
+        self,
+        mix: Source,
+        *,
+        seeds: Seeds,
+        overlap: float = FADE,
+        at_once: int = 1,
+        on_step: OnStep | None = None,
+        through: str = "decoder",
+        sampling: SamplingConfig = SAMPLING,
+    ) -> Iterator[Float[ndarray, "B S t C"]]:
+        """As `Separating.separate_pieces`.
+
+        Args:
+          through: "decoder": latents whose audio sums to the mix; "track": given the latents of the
+            mix, of a model trained with `beside_mix`.
+        """
+        if through not in THROUGH or (through == "track" and not self.config.beside_mix):
+            known = THROUGH if self.config.beside_mix else THROUGH[:1]
+            raise UserError(f"through {through!r}, expected one of {known} with this model")
+        keys = jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.int32))
+
+        def run(mixes: ndarray, begins: ndarray) -> ndarray:
+            batch, count, length, channels = mixes.shape
+            made = separated(
+                self,
+                mixes.reshape(-1, 1, length, channels),
+                keys[np.repeat(np.arange(batch), count)],
+                np.tile(begins // self.hop, batch),
+                through=through,
+                sampling=sampling,
+                on_step=on_step,
+            )
+            return np.asarray(made).reshape(batch, count, len(self.names), length, channels)
+
+        return crossfaded(run, mix, Windows.overlapping(self.samples, self.hop, overlap), at_once)
+
+    def _filled(self, audio: Float[ndarray, "B T C"]) -> Float[ndarray, "B t C"]:
+        """To whole frames, with silence."""
+        return np.pad(audio, ((0, 0), (0, -audio.shape[1] % self.config.latent_hop), (0, 0)))
+
+
+@functools.partial(jax.jit, static_argnames=("through", "sampling", "on_step"))
+def separated(
+    model: LatentStems,
+    mix: Float[Array, "B 1 T C"],
+    keys: Key,
+    first: Int[Array, " B"],
+    *,
+    through: str,
+    sampling: SamplingConfig,
+    on_step: OnStep | None = None,
+) -> Float[Array, "B S T C"]:
+    """Stems of a window of a mix; see `LatentStems.separate_pieces`.
+
+    Through the decoder the deviation of the measurement is what the codec leaves of the mix itself,
+    and the gain of the decoder is that at shares of the mix.
+    """
+    latents, config = model.latents, model.config
+    shape = (mix.shape[0], *config.shape)
+    noise = positional_noise(keys, first, shape, config.network.hop)
+    if through == "track":
+        denoise = denoiser(config, model.params, mix=latents.encode(mix))
+    else:
+        measure = mixture.mixture(latents.decode, PART, model.context)
+        shares = jnp.broadcast_to(latents.encode(mix / config.stems), shape)
+        left = mixture.in_parts(latents.decode, PART, model.context)(latents.encode(mix)) - mix
+        denoise = mixture.consistent(
+            denoiser(config, model.params),
+            measure,
+            mix,
+            gram=mixture.gram(measure, shares, keys),
+            std=jnp.sqrt(jnp.mean(jnp.square(left), axis=(1, 2, 3), keepdims=True)),
+            sigma_data=config.sigma_data,
+        )
+
+    def constrain(x: Array, t: Array, i: Array) -> Array:
+        if on_step is not None:
+            jax.debug.callback(on_step, i, ordered=True)
+        return x
+
+    times = jnp.asarray(sampling.times(), jnp.float32)
+    x = times[0] * noise(jnp.uint32(START), 0)
+    solver = sampling.solver()
+    x = sample(denoise, x, times, sampler=solver, noise=noise, constrain=constrain)
+    return mixture.in_parts(latents.decode, PART, model.context)(x)
+
+
+@jax.jit
+def _encoded(model: LatentStems, audio: Float[Array, "B T C"]) -> Float[Array, "B F D"]:
+    return model.latents.encode(audio[:, None])[:, 0]
+
+
+@jax.jit
+def _decoded(model: LatentStems, latents: Float[Array, "B S F D"]) -> Float[Array, "B S T C"]:
+    return mixture.in_parts(model.latents.decode, PART, model.context)(latents)
