@@ -25,7 +25,8 @@ from mgen.audio.resample import (
 )
 from mgen.errors import UserError
 from mgen.progress import Progress
-from mgen.stems.sample import CONTEXT, FADE, WINDOWS_AT_ONCE, FrozenSeparator, FrozenStems, OnStep
+from mgen.stems.sample import CONTEXT, FrozenSeparator, FrozenStems
+from mgen.stems.separating import FADE, WINDOWS_AT_ONCE, OnStep
 from mgen.stems.settings import GENERATION, IMPUTATION, Dirac, Gaussian, Likelihood
 from mgen.stems.windows import Source, Windows
 from mgen.train.checkpoint import Trained, load_trained

@@ -24,7 +24,8 @@ from mgen.errors import UserError
 from mgen.stems import mixture
 from mgen.stems.latents import StemLatents
 from mgen.stems.model import StemsConfig, denoiser
-from mgen.stems.sample import FADE, START, FrozenStems, OnStep, Seeds, Separating
+from mgen.stems.sample import START, FrozenStems
+from mgen.stems.separating import FADE, OnStep, Seeds, Separating
 from mgen.stems.settings import SamplingConfig
 from mgen.stems.windows import Source, Windows, crossfaded, positional_noise
 from mgen.typing import Array, Float, Int, Key, Params, ndarray

@@ -13,10 +13,9 @@ Example:
     for piece in model.separate_pieces(source, seeds=[0]): ...            # bounded memory
 """
 
-import abc
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -30,6 +29,15 @@ from mgen.diffusion.samplers import sample
 from mgen.diffusion.trajectory import Constraint
 from mgen.errors import UserError
 from mgen.stems.model import StemsConfig, denoiser, make_network
+from mgen.stems.separating import (
+    FADE,
+    STATIC,
+    WINDOWS_AT_ONCE,
+    OnStep,
+    Seeds,
+    Separating,
+    joined,
+)
 from mgen.stems.settings import (
     DIRAC,
     GENERATION,
@@ -41,17 +49,10 @@ from mgen.stems.settings import (
 from mgen.stems.windows import Source, Windows, continued, crossfaded, positional_noise
 from mgen.typing import Array, Bool, Float, Int, Key, Params, ndarray
 
-# Shares of a window that it has in common with the next one.
-FADE, CONTEXT = 0.25, 0.5
-# Windows of a mix that run as one batch.
-WINDOWS_AT_ONCE = 4
+# Share of a window that it has in common with the one before it.
+CONTEXT = 0.5
 # Number of the draw that sampling starts from; no step has it.
 START = np.iinfo(np.uint32).max
-
-Seeds = Int[Array, " B"] | ndarray | Sequence[int]
-# Called with the number of steps that a run (of a window, or a batch of them) has made: 0 to N.
-OnStep = Callable[[Any], None]
-_STATIC = dict(static=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,72 +62,6 @@ class Span:
     start: float
     end: float
     stems: Sequence[str] = ()
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Separating(abc.ABC):
-    """What takes a mix apart.
-
-    Attributes:
-      names: of the stems, in order.
-      sample_rate, channels: Hz and C of mix and stems.
-      samples: length of the windows, a multiple of `hop`.
-    """
-
-    names: tuple[str, ...] = dataclasses.field(metadata=_STATIC)
-    sample_rate: int = dataclasses.field(metadata=_STATIC)
-    channels: int = dataclasses.field(metadata=_STATIC)
-    samples: int = dataclasses.field(metadata=_STATIC)
-    hop: int = dataclasses.field(metadata=_STATIC)
-
-    def separate(
-        self, mix: Float[ndarray, "B T C"], *, seeds: Seeds, **settings: Any
-    ) -> Float[ndarray, "B S T C"]:
-        """Stems of a mix of any length, [B, T, C] or [B, 1, T, C]; see `separate_pieces`."""
-        mix = np.asarray(mix, np.float32)
-        if mix.ndim == 4 and mix.shape[1] == 1:
-            mix = mix[:, 0]
-        self.check("mix", mix, (len(seeds), None, self.channels))
-        return joined(self.separate_pieces(Source.of(mix), seeds=seeds, **settings))
-
-    @abc.abstractmethod
-    def separate_pieces(
-        self,
-        mix: Source,
-        *,
-        seeds: Seeds,
-        overlap: float = FADE,
-        at_once: int = WINDOWS_AT_ONCE,
-        on_step: OnStep | None = None,
-    ) -> Iterator[Float[ndarray, "B S t C"]]:
-        """Consecutive pieces of the stems of a mix; see `windows.crossfaded`.
-
-        Args:
-          mix: [B, T, C].
-          seeds: one an example: what is made of it does not depend on the others.
-          overlap: share of a window that is faded into the next one.
-          at_once: windows that run as one batch.
-          on_step: told of each step.
-        """
-
-    def indices(self, names: Iterable[str]) -> list[int]:
-        """Of the stems of these names; `UserError` for one that there is not."""
-        names = list(names)
-        for name in names:
-            if name not in self.names:
-                raise UserError(f"stem {name!r}, expected some of {', '.join(self.names)}")
-        return [self.names.index(name) for name in names]
-
-    def check(self, what: str, audio: ndarray, shape: tuple[int | None, ...]) -> None:
-        """`UserError` for audio of another shape (None: any length above 0) or not finite."""
-        fits = len(shape) == audio.ndim and all(
-            found == size or (size is None and found) for found, size in zip(audio.shape, shape)
-        )
-        if not fits:
-            expected = ", ".join("T > 0" if size is None else str(size) for size in shape)
-            raise UserError(f"{what} of shape {list(audio.shape)}, expected [{expected}]")
-        if not np.isfinite(audio).all():
-            raise UserError(f"{what}: holds NaN or infinite samples, expected finite audio")
 
 
 @jax.tree_util.register_dataclass
@@ -140,8 +75,8 @@ class FrozenStems(Separating):
         [B or 1, S or 1, 1, 1].
     """
 
-    per_track: bool = dataclasses.field(metadata=_STATIC)
-    estimate: Callable[[Any], Denoiser] = dataclasses.field(metadata=_STATIC)
+    per_track: bool = dataclasses.field(metadata=STATIC)
+    estimate: Callable[[Any], Denoiser] = dataclasses.field(metadata=STATIC)
     params: Params
 
     @classmethod
@@ -382,7 +317,7 @@ class FrozenSeparator(Separating):
       apply: parameters -> function of mixes [B, T, C] to stems [B, S, T, C], T a multiple of `hop`.
     """
 
-    apply: Callable[[Any], Callable[[Array], Array]] = dataclasses.field(metadata=_STATIC)
+    apply: Callable[[Any], Callable[[Array], Array]] = dataclasses.field(metadata=STATIC)
     params: Params
 
     @classmethod
@@ -499,11 +434,6 @@ def _side_by_side(models: Sequence[FrozenStems]) -> Denoiser:
     return denoise
 
 
-def joined(pieces: Iterable[Float[ndarray, "B S t C"]]) -> Float[ndarray, "B S T C"]:
-    """Consecutive pieces as one."""
-    return np.concatenate(list(pieces), axis=2)
-
-
 def _layout(config: StemsConfig) -> dict[str, Any]:
     """The fields of `Separating`."""
     names = ("names", "sample_rate", "channels", "samples")
@@ -519,7 +449,7 @@ def _finite(stems: Array) -> ndarray:
     made = np.array(stems)
     if not np.isfinite(made).all():
         raise UserError(
-            "the stems came out NaN or infinite: sampling diverged (expected a wider likelihood, less"
-            " churn or fewer repeats), or the weights are damaged"
+            "the stems came out NaN or infinite: sampling diverged (expected a wider likelihood,"
+            " less churn or fewer repeats), or the weights are damaged"
         )
     return made

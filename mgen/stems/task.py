@@ -93,7 +93,8 @@ class Task(task.Task):
         if not config.separates and not config.count_missing:
             spec["stem_mask"] = jax.ShapeDtypeStruct(stems[:2], jnp.bool_)
         if self.codec is not None:
-            spec |= conditions.frame_inputs(config.network, batch_size, config.shape[1])
+            network: Any = config.network
+            spec |= conditions.frame_inputs(network, batch_size, config.shape[1])
         return spec
 
     def manifest(self) -> dict[str, Any]:

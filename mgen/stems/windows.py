@@ -145,9 +145,9 @@ def continued(
 ) -> Iterator[Float[ndarray, "B S t C"]]:
     """Consecutive stems, what is not known of them from one window after the other.
 
-    Where something is missing a window begins, an overlap earlier, or so that it has the hole in its
-    middle where that leaves a quarter of it on either side; what was made before is given in it.
-    What is known everywhere needs no window.
+    Where something is missing a window begins, an overlap earlier, or so that it has the hole in
+    its middle where that leaves a quarter of it on either side; what was made before is given in
+    it. What is known everywhere needs no window.
 
     Args:
       run: (stems [B, S, T, C], True [B, S, T] where they are known, sample where the window
