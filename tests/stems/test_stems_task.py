@@ -156,8 +156,9 @@ def test_baseline_of_a_denoiser(denoising):
     spectra = [stems_loss.power_spectrum(np.asarray(b["stems"]), b["stem_mask"]) for b in batches]
     count = np.asarray([3, 3, 2, 3])[:, None]
     known, power = (spectra[0] + spectra[1]) / (2 * count), spectra[1] / count
-    sigma = np.exp(np.random.default_rng(0).normal(-3, 1, 20000))
-    losses = stems_loss.wiener_loss(known, power, sigma, 0.2) @ (count[:, 0] / 11)
+    own = task.stems_config
+    sigma = np.exp(np.random.default_rng(0).normal(own.noise_mean, own.noise_std, 20000))
+    losses = stems_loss.wiener_loss(known, power, sigma, own.sigma_data) @ (count[:, 0] / 11)
     assert abs(losses.mean() - found["wiener_loss"]) < 4 * losses.std() / np.sqrt(20000)
     low = losses[np.argsort(sigma)[: 20000 // 3]]
     assert abs(low.mean() - found["wiener_loss_low"]) < 4 * low.std() / np.sqrt(len(low))
