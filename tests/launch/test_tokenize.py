@@ -19,7 +19,7 @@ import pytest
 from mgen import chain, features, manifest, tokenize, tokenize_beam
 from mgen.audio import chroma
 from mgen.errors import UserError
-from mgen.inputs import mixes, pipeline, tokens
+from mgen.inputs import attributes, mixes, pipeline, tokens
 from mgen.inputs.records import open_records
 from mgen.inputs.render import RenderConfig
 from mgen.kmeans import Codebook, KMeansConfig
@@ -280,6 +280,7 @@ def test_chroma_is_written_beside_codes_and_read_in_training(models, scores, tmp
     config = importlib.import_module("configs.hierarchy.tiny_musicgen_melody").get_config("smoke")
     config.unlock()
     config.stage.front, config.model.front = ("chroma",), (12,)
+    config.model.attribute_sizes = attributes.sizes()
     config.streams.acoustic.codebook_size = about["streams"]["acoustic"]["codebook_size"]
     config.data.update(dataset=str(tmp_path), streams=("acoustic", "chroma"))
     task = checkpoint.make_task(config)
