@@ -7,7 +7,7 @@
   mgen train --config=stems/tiny_latent --workdir=out/latent --config.data.dataset=out/data \\
     --config.latents.codec=out/vae --config.latents.scale=out/scale
 
-PARAMETERS parameters. Hardware: 2 CPU cores. `:smoke` takes seconds.
+Hardware: 2 CPU cores. `:smoke` takes seconds.
 """
 
 import ml_collections
