@@ -9,7 +9,7 @@ piano, fills in any of them and takes mixes apart; 44.1 kHz stereo, 23.8 s.
 1,055,739,072 parameters. From Stable Audio Open (Evans et al. 2024): 24 blocks of width 1536 with
 24 heads, latents of 64 channels at 21.5 Hz, AdamW at 5e-5, averaged weights (0.9999). Ours:
 attention over tracks and over all of them every 8 frames in place of attention to text,
-one modulation for all blocks, a feed-forward of half its width, EDM in place of v. A rectified flow:
+one modulation for all blocks, a feed-forward of half its width, EDM in place of v. A flow:
 
   --config.diffusion.objective=flow --config.diffusion.noise_mean=0 --config.diffusion.noise_std=1
 
