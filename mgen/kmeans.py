@@ -17,7 +17,6 @@ import itertools
 import json
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from jax.sharding import PartitionSpec as P
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from mgen import manifest, tree
+from mgen import manifest, prefetch, tree
 from mgen.errors import UserError
 from mgen.nn import cluster
 from mgen.progress import Progress
@@ -215,14 +214,10 @@ def _fit_level(run: "_Run", state: _State, path: Path | None, save_every: int) -
     lloyd = config.algorithm == "lloyd"
     name = f"k-means level {level + 1}/{config.levels}"
     total, done = config.passes * plan.chunks, int(state.position @ [plan.chunks, 1])
-    with ThreadPoolExecutor(1) as pool, Progress(name, total, "chunks", done) as bar:
+    with Progress(name, total, "chunks", done) as bar:
         todo = list(itertools.product(range(config.passes), range(plan.chunks)))[done:]
-        ahead = pool.submit(plan.load, level, *todo[0]) if todo else None
-        for index, (number, chunk) in enumerate(todo):
-            assert ahead is not None
-            rows, weights = ahead.result()
-            if index + 1 < len(todo):
-                ahead = pool.submit(plan.load, level, *todo[index + 1])
+        chunks = prefetch.ahead(lambda place: plan.load(level, *place), todo)
+        for index, ((number, chunk), (rows, weights)) in enumerate(zip(todo, chunks)):
             run.update(state, rows, weights)
             pass_ends = chunk + 1 == plan.chunks
             if lloyd and pass_ends:

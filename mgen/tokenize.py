@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from mgen import chain, manifest, progress
+from mgen import chain, manifest, prefetch, progress
 from mgen.audio import chroma
 from mgen.codec.sample import FrozenCodec
 from mgen.errors import UserError
@@ -416,7 +416,7 @@ def write_shard(
             record = source[index]
             return record, seed, *tokenizer.heard(record, seed, job)
 
-        played = mixes.ahead(heard, mine)
+        played = prefetch.ahead(heard, mine)
         for record, seed, *audio in track(played, name, len(mine), unit="pieces"):
             pieces: Iterable[tuple[str, dict[str, np.ndarray]]]
             if job.stems:

@@ -26,7 +26,7 @@ from mgen.audio.resample import (
 from mgen.errors import UserError
 from mgen.progress import Progress
 from mgen.stems.sample import CONTEXT, FrozenSeparator, FrozenStems
-from mgen.stems.separating import FADE, WINDOWS_AT_ONCE, OnStep
+from mgen.stems.separating import FADE, OnStep
 from mgen.stems.settings import GENERATION, IMPUTATION, Dirac, Gaussian, Likelihood
 from mgen.stems.windows import Source, Windows
 from mgen.train.checkpoint import Trained, load_trained
@@ -122,7 +122,7 @@ def separate(
     elif changes:
         raise UserError(f"a separator draws nothing, expected no {', '.join(changes)}")
     windows = Windows.overlapping(model.samples, model.hop, FADE).count(source.samples)
-    with progress("separating", -(-windows // WINDOWS_AT_ONCE), steps) as on_step:
+    with progress("separating", -(-windows // model.windows_at_once), steps) as on_step:
         pieces = model.separate_pieces(source, seeds=[seed], on_step=on_step, **settings)
         blocks = fitted(converted(pieces, model, about), about.samples)
         if exact_sum:

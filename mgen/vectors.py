@@ -11,9 +11,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from mgen import manifest, progress
+from mgen import manifest, prefetch, progress
 from mgen.errors import UserError
-from mgen.inputs import mixes
 
 KIND = "vectors"
 
@@ -180,7 +179,7 @@ def extract(
                 bar.update(len(mine))
                 continue
             rows = []
-            for index, piece in zip(mine, mixes.ahead(pieces.__getitem__, mine)):
+            for index, piece in zip(mine, prefetch.ahead(pieces.__getitem__, mine)):
                 vectors = vectors_of(piece)
                 rng = np.random.default_rng([seed, index])
                 keep = rng.permutation(len(vectors))[:share]

@@ -3,8 +3,8 @@
   mgen train --config=hierarchy/tiny_magenta_rt --workdir=out/depth_lm \\
       --config.data.dataset=TOKENS --config.stage.joint_codebook=CODEBOOK
 
-Hardware: 2 CPU cores, minutes. Expected on held-out pieces of `make demo-hierarchy`: 5.55 nats a
-code (unigram 5.98). `:smoke` takes seconds.
+Hardware: 2 CPU cores, minutes. Expected: see `make demo-hierarchy` in BENCHMARKS.md.
+`:smoke` takes seconds.
 """
 
 import ml_collections

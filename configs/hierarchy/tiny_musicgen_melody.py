@@ -5,8 +5,8 @@
   mgen train --config=hierarchy/tiny_musicgen_melody --workdir=out/lm --config.data.dataset=TOKENS
   mgen generate --lm=out/lm --codec=CODEC --joint=JOINT --prompt="a waltz" --melody=tune.wav ...
 
-Hardware: 2 CPU cores, minutes. Expected on held-out pieces of `make demo-hierarchy`: 5.28 nats a
-code (unigram 5.98). `:smoke` takes seconds.
+Hardware: 2 CPU cores, minutes. Expected: see `make demo-hierarchy` in BENCHMARKS.md.
+`:smoke` takes seconds.
 """
 
 import ml_collections

@@ -13,9 +13,8 @@ fine      levels 1-2 -> levels 3-4, 2 s
 What a stage reads is added to the frames that it writes: MusicLM's prefix takes more steps to learn
 what belongs to what than these have.
 
-Hardware: 2 CPU cores, minutes a stage. Expected on held-out pieces of
-`make demo-hierarchy`: 2.15, 5.20 and 5.70 nats a token (unigram 5.45, 5.98, 5.98). `:coarse,smoke`
-takes seconds.
+Hardware: 2 CPU cores, minutes a stage. Expected: see `make demo-hierarchy` in BENCHMARKS.md.
+`:coarse,smoke` takes seconds.
 """
 
 import ml_collections

@@ -3,8 +3,8 @@
   mgen train --config=hierarchy/tiny_soundstorm --workdir=out/soundstorm \\
       --config.data.dataset=TOKENS
 
-Hardware: 2 CPU cores, minutes. Expected on held-out pieces of `make demo-hierarchy`: 6.03 nats a
-hidden code, no better than unigram's 5.98 after these steps. `:smoke` takes seconds.
+Hardware: 2 CPU cores, minutes. Expected: see `make demo-hierarchy` in BENCHMARKS.md.
+`:smoke` takes seconds.
 """
 
 import ml_collections

@@ -1,7 +1,4 @@
-"""Constant-Q transform (Brown 1991): a matrix product an octave, as high ones need short windows.
-
-A sixth of the work of spectral kernels (Brown and Puckette 1992) on one STFT of the longest window.
-"""
+"""Constant-Q transform (Brown 1991): a matrix product an octave; high ones have short windows."""
 
 import functools
 

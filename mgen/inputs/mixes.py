@@ -8,23 +8,24 @@ file that is mapped, so that an hour of stereo costs no more memory than a minut
 import dataclasses
 import math
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from collections.abc import Iterator
 
 import numpy as np
 
 from mgen.audio import io
-from mgen.audio.resample import fit_length, mix_channels, num_samples, resampled_length
+from mgen.audio.resample import (
+    fit_length,
+    mix_channels,
+    num_samples,
+    resample_blocks,
+    resampled_length,
+)
 from mgen.inputs import attributes, render
 from mgen.inputs.record import Record
 from mgen.inputs.records import RecordSource
 
 BLOCK = 30.0  # s
 IN_MEMORY = 256 << 20  # bytes
-
-Item = TypeVar("Item")
-Made = TypeVar("Made")
 
 
 def whole_mix(
@@ -94,30 +95,16 @@ def _played(
     return seconds, attributes.from_record(record, tempo), blocks()
 
 
-def ahead(make: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Made]:
-    """make(item) of each in order; a thread makes the next one while the caller is busy."""
-    with ThreadPoolExecutor(1) as pool:
-        coming: Future[Made] | None = None
-        for item in items:
-            made, coming = coming, pool.submit(make, item)
-            if made is not None:
-                yield made.result()
-        if coming is not None:
-            yield coming.result()
-
-
 def converted(audio: np.ndarray, sample_rate: int, target_rate: int, channels: int) -> np.ndarray:
     """`audio` [T, C] at `target_rate` with `channels`: `mix_channels`, then resampling by soxr."""
     if sample_rate == target_rate:
         return mix_channels(audio, channels)
-    import soxr
-
     result = _allocate(resampled_length(len(audio), sample_rate, target_rate), channels)
-    stream = soxr.ResampleStream(sample_rate, target_rate, channels, dtype="float32", quality="HQ")
     size, at = num_samples(BLOCK, sample_rate), 0
-    for start in range(0, len(audio), size):
-        block = np.ascontiguousarray(mix_channels(audio[start : start + size], channels))
-        out = stream.resample_chunk(block, last=start + size >= len(audio))
+    blocks = (
+        mix_channels(audio[start : start + size], channels) for start in range(0, len(audio), size)
+    )
+    for out in resample_blocks(blocks, sample_rate, target_rate):
         out = out[: len(result) - at]
         result[at : at + len(out)] = out
         at += len(out)

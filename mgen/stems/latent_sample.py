@@ -10,8 +10,8 @@ Example:
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -25,9 +25,9 @@ from mgen.stems import mixture
 from mgen.stems.latents import StemLatents
 from mgen.stems.model import StemsConfig, denoiser
 from mgen.stems.sample import START, FrozenStems
-from mgen.stems.separating import FADE, OnStep, Seeds, Separating
+from mgen.stems.separating import STATIC, OnStep, Seeds, Separating, layout
 from mgen.stems.settings import SamplingConfig
-from mgen.stems.windows import Source, Windows, crossfaded, positional_noise
+from mgen.stems.windows import positional_noise
 from mgen.typing import Array, Float, Int, Key, Params, ndarray
 
 # How a mix is taken apart: see `mgen.stems.mixture`.
@@ -36,7 +36,6 @@ THROUGH = ("decoder", "track")
 PART = 64
 # Of latents of variance 1.
 SAMPLING = SamplingConfig(steps=100, sigma_min=1e-2, sigma_max=20.0, sampler="dpmpp_2m_sde")
-_STATIC = dict(static=True)
 
 
 @jax.tree_util.register_dataclass
@@ -49,8 +48,11 @@ class LatentStems(Separating):
       latents: the codec; context: frames on either side that the audio of a frame depends on.
     """
 
-    config: StemsConfig = dataclasses.field(metadata=_STATIC)
-    context: int = dataclasses.field(metadata=_STATIC)
+    # The gradient through the decoder takes the memory of many windows.
+    windows_at_once: ClassVar[int] = 1
+
+    config: StemsConfig = dataclasses.field(metadata=STATIC)
+    context: int = dataclasses.field(metadata=STATIC)
     params: Params
     latents: StemLatents
 
@@ -67,10 +69,9 @@ class LatentStems(Separating):
         own = StemsConfig.from_experiment(config)
         if not own.latent_hop:
             raise UserError(f"model.kind is {config.model.kind!r}, expected 'dit'")
-        names = ("names", "sample_rate", "channels", "samples", "hop")
         scale = {name: jnp.asarray(value) for name, value in variables["scale"].items()}
         return cls(
-            **{name: getattr(own, name) for name in names},
+            **layout(own),
             config=own,
             context=codec.decoder_context,
             params=params,
@@ -120,18 +121,17 @@ class LatentStems(Separating):
         made = self.frames.arrange(known, targets, seeds=seeds, sampling=sampling, **settings)
         return np.asarray(_decoded(self, made))[:, :, :length]
 
-    def separate_pieces(
+    def separate_windows(
         self,
-        mix: Source,
+        mix: Float[ndarray, "N 1 T C"],
+        keys: Key,
+        first: Int[ndarray, " N"],
         *,
-        seeds: Seeds,
-        overlap: float = FADE,
-        at_once: int = 1,
         on_step: OnStep | None = None,
         through: str = "decoder",
         sampling: SamplingConfig = SAMPLING,
-    ) -> Iterator[Float[ndarray, "B S t C"]]:
-        """As `Separating.separate_pieces`.
+    ) -> Float[Array, "N S T C"]:
+        """As `Separating.separate_windows`.
 
         Args:
           through: "decoder": latents whose audio sums to the mix; "track": given the latents of the
@@ -140,22 +140,9 @@ class LatentStems(Separating):
         if through not in THROUGH or (through == "track" and not self.config.beside_mix):
             known = THROUGH if self.config.beside_mix else THROUGH[:1]
             raise UserError(f"through {through!r}, expected one of {known} with this model")
-        keys = jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.int32))
-
-        def run(mixes: ndarray, begins: ndarray) -> ndarray:
-            batch, count, length, channels = mixes.shape
-            made = separated(
-                self,
-                mixes.reshape(-1, 1, length, channels),
-                keys[np.repeat(np.arange(batch), count)],
-                np.tile(begins // self.hop, batch),
-                through=through,
-                sampling=sampling,
-                on_step=on_step,
-            )
-            return np.asarray(made).reshape(batch, count, len(self.names), length, channels)
-
-        return crossfaded(run, mix, Windows.overlapping(self.samples, self.hop, overlap), at_once)
+        return separated(
+            self, mix, keys, first, through=through, sampling=sampling, on_step=on_step
+        )
 
     def _filled(self, audio: Float[ndarray, "B T C"]) -> Float[ndarray, "B t C"]:
         """To whole frames, with silence."""
@@ -173,7 +160,7 @@ def separated(
     sampling: SamplingConfig,
     on_step: OnStep | None = None,
 ) -> Float[Array, "B S T C"]:
-    """Stems of a window of a mix; see `LatentStems.separate_pieces`.
+    """Stems of a window of a mix; see `LatentStems.separate_windows`.
 
     Through the decoder the deviation of the measurement is what the codec leaves of the mix itself,
     and the gain of the decoder is that at shares of the mix.

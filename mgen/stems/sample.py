@@ -30,13 +30,14 @@ from mgen.diffusion.trajectory import Constraint
 from mgen.errors import UserError
 from mgen.stems.model import StemsConfig, denoiser, make_network
 from mgen.stems.separating import (
-    FADE,
     STATIC,
-    WINDOWS_AT_ONCE,
     OnStep,
     Seeds,
     Separating,
+    finite,
     joined,
+    keys_of,
+    layout,
 )
 from mgen.stems.settings import (
     DIRAC,
@@ -46,7 +47,7 @@ from mgen.stems.settings import (
     Likelihood,
     SamplingConfig,
 )
-from mgen.stems.windows import Source, Windows, continued, crossfaded, positional_noise
+from mgen.stems.windows import Source, Windows, continued, positional_noise
 from mgen.typing import Array, Bool, Float, Int, Key, Params, ndarray
 
 # Share of a window that it has in common with the one before it.
@@ -93,7 +94,7 @@ class FrozenStems(Separating):
         if own.latent_hop:
             raise UserError("model.kind is 'dit', expected a denoiser of waveforms")
         estimate = functools.partial(denoiser, own)
-        return cls(**_layout(own), per_track=own.per_track, estimate=estimate, params=params)
+        return cls(**layout(own), per_track=own.per_track, estimate=estimate, params=params)
 
     @classmethod
     def independent(cls, models: "Sequence[FrozenStems]") -> "FrozenStems":
@@ -202,8 +203,7 @@ class FrozenStems(Separating):
                     f" {stems.shape[2] / self.sample_rate:g} s"
                 )
             mask[:, self.indices(span.stems or self.names), begin:end] = False
-        known = Source(stems.shape[2], lambda b, e: (stems[:, :, b:e], mask[:, :, b:e]))
-        return joined(self.pieces(known, seeds=seeds, **settings))
+        return joined(self.pieces(_masked(stems, mask), seeds=seeds, **settings))
 
     def extend(
         self, stems: Float[ndarray, "B S T C"], seconds: float, *, seeds: Seeds, **settings: Any
@@ -215,8 +215,7 @@ class FrozenStems(Separating):
             raise UserError(f"{seconds:g} s more, expected at least one sample")
         longer = np.pad(stems, ((0, 0), (0, 0), (0, more), (0, 0)))
         mask = np.broadcast_to(np.arange(longer.shape[2]) < stems.shape[2], longer.shape[:3])
-        known = Source(longer.shape[2], lambda b, e: (longer[:, :, b:e], mask[:, :, b:e]))
-        return joined(self.pieces(known, seeds=seeds, **settings))
+        return joined(self.pieces(_masked(longer, mask), seeds=seeds, **settings))
 
     def pieces(
         self,
@@ -237,54 +236,44 @@ class FrozenStems(Separating):
         """
         if known.samples < 1:
             raise UserError(f"stems of {known.samples} samples, expected at least one")
-        keys = _keys(seeds)
+        keys = keys_of(seeds)
 
         def run(stems: ndarray, mask: ndarray, begin: int) -> ndarray:
             first = np.full(len(keys), begin // self.hop)
-            return _finite(
+            return finite(
                 fill_in(self, stems, mask, keys, first, sampling=sampling, on_step=on_step)
             )
 
         return continued(run, known, Windows.overlapping(self.samples, self.hop, overlap))
 
-    def separate_pieces(
+    def separate_windows(
         self,
-        mix: Source,
+        mix: Float[ndarray, "N 1 T C"],
+        keys: Key,
+        first: Int[ndarray, " N"],
         *,
-        seeds: Seeds,
-        overlap: float = FADE,
-        at_once: int = WINDOWS_AT_ONCE,
         on_step: OnStep | None = None,
         likelihood: Likelihood = DIRAC,
         sampling: SamplingConfig | None = None,
-    ) -> Iterator[Float[ndarray, "B S t C"]]:
-        """As `Separating.separate_pieces`.
+    ) -> Float[Array, "N S T C"]:
+        """As `Separating.separate_windows`.
 
         Args:
           likelihood: how well the sum of the stems is known.
           sampling: by default `separation_sampling`.
         """
-        if sampling is None:
-            sampling = self.separation_sampling(likelihood)
-        keys, stems = _keys(seeds), len(self.names)
-
-        def run(mixes: ndarray, begins: ndarray) -> ndarray:
-            batch, count, length, channels = mixes.shape
-            made = fill_in(
-                self,
-                np.zeros((batch * count, stems, length, channels), np.float32),
-                None,
-                keys[np.repeat(np.arange(batch), count)],
-                np.tile(begins // self.hop, batch),
-                sampling=sampling,
-                mix=mixes.reshape(-1, 1, length, channels),
-                likelihood=likelihood,
-                on_step=on_step,
-            )
-            return _finite(made).reshape(batch, count, stems, length, channels)
-
-        windows = Windows.overlapping(self.samples, self.hop, overlap)
-        return crossfaded(run, mix, windows, at_once)
+        nothing = np.zeros((len(mix), len(self.names), *mix.shape[2:]), np.float32)
+        return fill_in(
+            self,
+            nothing,
+            None,
+            keys,
+            first,
+            sampling=sampling or self.separation_sampling(likelihood),
+            mix=mix,
+            likelihood=likelihood,
+            on_step=on_step,
+        )
 
     def separation_sampling(self, likelihood: Likelihood) -> SamplingConfig:
         """MSDM's settings for a likelihood, or for independent models."""
@@ -333,31 +322,26 @@ class FrozenSeparator(Separating):
             raise UserError(f"model.kind is {config['model']['kind']!r}, expected 'separator'")
         network: Any = make_network(own)
         return cls(
-            **_layout(own),
+            **layout(own),
             apply=lambda params: lambda mix: network.apply({"params": params}, mix),
             params=params,
         )
 
-    def separate_pieces(
+    def separate_windows(
         self,
-        mix: Source,
+        mix: Float[ndarray, "N 1 T C"],
+        keys: Key,
+        first: Int[ndarray, " N"],
         *,
-        seeds: Seeds,
-        overlap: float = FADE,
-        at_once: int = WINDOWS_AT_ONCE,
         on_step: OnStep | None = None,
-    ) -> Iterator[Float[ndarray, "B S t C"]]:
-        """As `FrozenStems.separate_pieces`, in one step; nothing is drawn from the seeds."""
-        del seeds
-
-        def run(mixes: ndarray, begins: ndarray) -> ndarray:
-            made = _finite(_applied(self, mixes.reshape(-1, *mixes.shape[2:])))
-            if on_step is not None:
-                on_step(1)
-            return made.reshape(*mixes.shape[:2], *made.shape[1:])
-
-        windows = Windows.overlapping(self.samples, self.hop, overlap)
-        return crossfaded(run, mix, windows, at_once)
+    ) -> Float[Array, "N S T C"]:
+        """As `Separating.separate_windows`, in one step; nothing is drawn."""
+        del keys, first
+        made = _applied(self, mix[:, 0])
+        if on_step is not None:
+            jax.block_until_ready(made)
+            on_step(1)
+        return made
 
 
 @functools.partial(jax.jit, static_argnames=("sampling", "likelihood", "on_step"))
@@ -434,22 +418,6 @@ def _side_by_side(models: Sequence[FrozenStems]) -> Denoiser:
     return denoise
 
 
-def _layout(config: StemsConfig) -> dict[str, Any]:
-    """The fields of `Separating`."""
-    names = ("names", "sample_rate", "channels", "samples")
-    return {name: getattr(config, name) for name in names} | {"hop": config.network.hop}
-
-
-def _keys(seeds: Seeds) -> Key:
-    return jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.int32))
-
-
-def _finite(stems: Array) -> ndarray:
-    """On the host; `UserError` where they left the range of floats."""
-    made = np.array(stems)
-    if not np.isfinite(made).all():
-        raise UserError(
-            "the stems came out NaN or infinite: sampling diverged (expected a wider likelihood,"
-            " less churn or fewer repeats), or the weights are damaged"
-        )
-    return made
+def _masked(stems: Float[ndarray, "B S T C"], mask: Bool[ndarray, "B S T"]) -> Source:
+    """Stems that are known where `mask` is True."""
+    return Source(stems.shape[2], lambda b, e: (stems[:, :, b:e], mask[:, :, b:e]))
