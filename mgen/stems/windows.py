@@ -68,6 +68,17 @@ class Windows:
         """Windows that cover a signal; at least one."""
         return 1 + max(0, -(-(samples - self.samples) // self.stride))
 
+    def before(self, sample: int, hole: int) -> int:
+        """Where a window begins whose work begins at `sample`: an overlap earlier, or with a `hole`
+        of so many samples in its middle, as near as a multiple of `hop` comes."""
+        last = sample // self.hop * self.hop
+        if not hole:
+            return max(0, sample - self.overlap) // self.hop * self.hop
+        begin = max(0, sample - (self.samples - hole) // 2) // self.hop * self.hop
+        # The rounding must not leave the end of the hole to a window of its own.
+        whole = -(-(sample + hole - self.samples) // self.hop) * self.hop
+        return min(max(begin, whole), last)
+
     def rise(self) -> Float[ndarray, " V"]:
         """Weights of a window over its overlap with the one before it. The fade takes the middle
         half: at its very edge a window has seen nothing of one side."""
@@ -163,10 +174,9 @@ def continued(
         if given := _run(~missing):
             piece = stems[:, :, :given]
         else:
-            hole, context = _run(missing), windows.overlap
-            if hole < len(missing) and 2 * hole <= windows.samples:
-                context = (windows.samples - hole) // 2
-            begin = max(0, done - context) // windows.hop * windows.hop
+            hole = _run(missing)
+            ends = hole < len(missing) and 2 * hole <= windows.samples
+            begin = windows.before(done, hole if ends else 0)
             before = held[:, :, held.shape[2] - (done - begin) :]
             window = _continuation(before, stems, mask, windows.samples)
             piece = run(*window, begin)[:, :, done - begin : end - begin]
