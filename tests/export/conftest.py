@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+from configs import hierarchy_base
 from mgen.codec.sample import FrozenCodec
 from mgen.export import artefact, signatures
 from mgen.joint.sample import FrozenJoint
@@ -21,14 +22,17 @@ from mgen.train import checkpoint
 SECONDS, TOP_K = 0.6, 100  # of `generate`
 
 
-def make_untrained(name, variant="smoke"):
-    """Task and fresh state of a shipped config's smoke size."""
-    task = checkpoint.make_task(importlib.import_module(f"configs.{name}").get_config(variant))
+def make_untrained(name, variant="smoke", **model):
+    """Task and fresh state of a shipped config's smoke size, with more fields of its model."""
+    config = importlib.import_module(f"configs.{name}").get_config(variant)
+    with config.unlocked():
+        config.model.update(model)
+    task = checkpoint.make_task(config)
     return task, jax.jit(task.init)(jax.random.key(0))
 
 
-def frozen(name, cls, variant="smoke"):
-    task, state = make_untrained(name, variant)
+def frozen(name, cls, variant="smoke", **model):
+    task, state = make_untrained(name, variant, **model)
     return cls.from_trained(task.config, task.generator_params(state), state.variables)
 
 
@@ -62,9 +66,10 @@ def joint():
 
 @pytest.fixture(scope="session")
 def lms(joint):
-    """Text to semantic tokens, in two windows, and those and the text to all levels of the codec by
-    a masked model."""
-    semantic = frozen("hierarchy.tiny_musiclm", FrozenStage, "semantic,smoke")
+    """Text and classes to semantic tokens, in two windows, and those and the text to all levels of
+    the codec by a masked model."""
+    classes = hierarchy_base.CLASSES
+    semantic = frozen("hierarchy.tiny_musiclm", FrozenStage, "semantic,smoke", **classes)
     shape = (*semantic.codebook.shape[:2], joint.config.embed_dim)
     codebook = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     semantic = dataclasses.replace(semantic, codebook=codebook, seconds=SECONDS / 1.5)
@@ -137,7 +142,7 @@ def cases(codec, joint, lms):
         return {"semantic": streams["semantic"], "codes": streams["acoustic"]}
 
     def case(batch):
-        inputs = make_inputs(codec, joint, lms[1].lm.config.attribute_sizes, batch)
+        inputs = make_inputs(codec, joint, lms[0].lm.config.attribute_sizes, batch)
         outputs = {
             "encode": {"codes": codec.encode(**inputs["encode"])},
             "decode": {"audio": codec.decode(**inputs["decode"])},

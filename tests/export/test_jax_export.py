@@ -122,14 +122,9 @@ def test_a_codec_without_codes_has_latents(codec):
         ("tiny_musicgen", {"attributes": (2, 4)}),
         (
             "tiny_musicgen_melody",
-            {
-                "attributes": (2, 4),
-                "chroma": (2, 2, 12),
-                "chroma_mask": (2, 2),
-                "joint_embedding": (2, 1, 64),
-            },
+            {"chroma": (2, 2, 12), "chroma_mask": (2, 2), "joint_embedding": (2, 1, 64)},
         ),
-        ("tiny_stemgen", {"attributes": (2, 4), "category": (2, 1, 1), "context": (2, 10, 4)}),
+        ("tiny_stemgen", {"category": (2, 1, 1), "context": (2, 10, 4)}),
         ("tiny_musicgen_style", {"attributes": (2, 4), "style": (2, 22, 4)}),
     ],
 )

@@ -97,10 +97,10 @@ def test_joint_tokens_are_those_of_the_codebook(tmp_path):
     state = task.warm_start(jax.jit(task.init)(jax.random.key(0)))
     batch = random_batch(task)
     codes, condition = task.inputs(state.variables, batch)
-    np.testing.assert_array_equal(
-        condition.prefix[0][:, 0], own.encode(np.asarray(batch["joint_embedding"]))
-    )
-    np.testing.assert_array_equal(condition.prefix[1], batch["semantic"])
+    joint, semantic = condition.aligned
+    np.testing.assert_array_equal(joint[:, 0], own.encode(np.asarray(batch["joint_embedding"])))
+    assert (joint == joint[:, :1]).all()
+    np.testing.assert_array_equal(semantic, np.repeat(batch["semantic"], 2, axis=1))
     np.testing.assert_array_equal(codes, batch["acoustic"][..., :2])
 
 
