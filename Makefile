@@ -12,7 +12,7 @@ PIP = -m pip install -qq --disable-pip-version-check
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.5
 
-.PHONY: help demo demo-tokens demo-hierarchy test test-parity test-next lint format bench clean
+.PHONY: help demo demo-tokens demo-hierarchy demo-stems test test-parity test-next lint format bench clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ demo-tokens: $(VENV)/.extras-demo  ## Train text-music embedding, semantic encod
 
 demo-hierarchy: $(VENV)/.extras-demo  ## And the MusicLM chain: text to audio in small, a table
 	$(BIN)/mgen demo_hierarchy --out=out/chain
+
+demo-stems: $(VENV)/.extras-demo  ## Diffusion over stems: make, fill in, separate: a table
+	$(BIN)/mgen demo_stems --out=out/stems
 
 test: $(VENV)/.extras-dev,scale,export  ## Run the tests that need no PyTorch
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not parity'
@@ -45,7 +48,7 @@ format: $(VENV)/.extras-dev,scale,export  ## Format, and mend what can be mended
 	$(BIN)/ruff check --fix .
 
 bench: $(VENV)/.extras-dev,parity  ## Time this code against its peers, side by side
-	$(BIN)/mgen benchmark --suite=codec,lm_decode,lm_generate,inputs,encoders,kmeans,tokenize
+	$(BIN)/mgen benchmark --suite=codec,lm_decode,lm_generate,inputs,encoders,kmeans,tokenize,stems
 
 clean:  ## Remove environments, caches and outputs
 	rm -rf $(VENV) $(NEXT) .cache out build dist

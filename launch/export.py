@@ -3,8 +3,11 @@
 mgen export --codec=CODEC --joint=JOINT --lm=SEMANTIC,COARSE,FINE --out=out/export
 mgen export --codec=out/codec --out=out/export --formats=jax_export --platforms=cpu,tpu
 
+mgen export --stems=out/stems --out=out/export --likelihood=gaussian --steps=50
+
 Functions: encode and decode of the codec, embed_audio and embed_text of the joint embedding,
-generate of the language models, from text where they read the embedding.
+generate of the language models, from text where they read the embedding; or separate and generate
+of a model over stems.
 `mgen.export.artefact.load` reads the second format back.
 """
 
@@ -15,44 +18,37 @@ if __name__ == "__main__":
 
 from absl import flags
 
-from mgen import cli
+from mgen import cli, tracks
 
-_CODEC = flags.DEFINE_string("codec", None, "Workdir of a trained codec.", required=True)
+_CODEC = flags.DEFINE_string("codec", "", "Workdir of a trained codec.")
 _JOINT = flags.DEFINE_string("joint", "", "Workdir of a joint embedding.")
 _LM = flags.DEFINE_list("lm", [], "Workdirs of language models, in order.")
+_STEMS = flags.DEFINE_list("stems", [], "In place of those: of a model over stems, or one each.")
 _OUT = flags.DEFINE_string("out", None, "Folder; an export there is replaced.", required=True)
 _SECONDS = flags.DEFINE_float(
     "seconds", 6.0, "Of generate, and of encode and decode where a codec needs it.", 0.1, 600.0
 )
 _FORMATS = flags.DEFINE_list("formats", "saved_model,jax_export", "What to write.")
 _PLATFORMS = flags.DEFINE_list("platforms", "cpu,cuda,tpu", "Lower for these.")
+_LIKELIHOOD = tracks.define_likelihood_flag()
+_SAMPLING = tracks.define_sampling_flags()
+flags.adopt_module_key_flags(tracks)
 
 
 def main(argv: list[str]) -> None:
     del argv
-    from mgen import chain
-    from mgen.export import artefact, signatures
-    from mgen.inputs import attributes
-    from mgen.joint.config import VOCABULARY
-    from mgen.lm.filters import SamplingConfig
+    from mgen.errors import UserError
+    from mgen.export import artefact, workdirs
 
     formats, platforms = tuple(_FORMATS.value), tuple(_PLATFORMS.value)
     job = artefact.Job(out=_OUT.value, formats=formats, platforms=platforms)
-    codec, trained = chain.load_codec(_CODEC.value)
-    functions = signatures.of_codec(codec, trained.fingerprint, _SECONDS.value)
-    files, joint = {}, None
-    if _JOINT.value:
-        frozen, trained = chain.load_joint(_JOINT.value)
-        joint = frozen, signatures.joint_model(frozen, trained.fingerprint)
-        functions += signatures.of_joint(*joint)
-        if (trained.workdir / VOCABULARY).is_file():
-            files[VOCABULARY] = trained.workdir / VOCABULARY
-    if _LM.value:
-        made = chain.load(_LM.value, _CODEC.value, _JOINT.value)
-        names = [made.about[f"lm_{i}"] for i in range(len(made.stages))]
-        how = _SECONDS.value, [SamplingConfig()] * len(names), attributes.NAMES
-        functions.append(signatures.of_chain(made.stages, names, *how, joint))
-    print(artefact.report(artefact.write(job, functions, files)))
+    if bool(_STEMS.value) == bool(_CODEC.value):
+        raise UserError("expected either --codec (with --joint and --lm) or --stems")
+    if _STEMS.value:
+        found = workdirs.of_tracks(_STEMS.value, _LIKELIHOOD.value, _SAMPLING())
+    else:
+        found = workdirs.of_chain(_CODEC.value, _JOINT.value, _LM.value, _SECONDS.value)
+    print(artefact.report(artefact.write(job, *found)))
     print(f"{_OUT.value}: {', '.join(job.formats)}")
 
 

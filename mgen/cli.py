@@ -34,6 +34,8 @@ COMMANDS = {
     "audit": "what a language model says by heart of its training data",
     "ablate": "train and score every variant of a config in configs/ablation, as one table",
     "score": "whether clips fit the prompts that they were made from",
+    "score_stems": "how well stems are separated, filled in and made, on held-out pieces",
+    "demo_stems": "diffusion over stems in small: makes, fills in, separates",
     "demo_hierarchy": "the MusicLM chain in small, from text to audio",
     "demo_tokens": "text-music embedding, semantic encoder and tokens, trained in minutes",
     "demo": "prepare, train, tokenize, train, generate: the whole path in minutes",

@@ -17,6 +17,12 @@ def data(work: Path, pieces: int) -> tuple[Command, Path]:
     return command, work / DATASET
 
 
+def training(work: Path, name: str, config: str, dataset: Path, *fields: str) -> Command:
+    """The command that trains what `work`/`name` will hold."""
+    flags = [f"--workdir={work / name}", f"--config.data.dataset={dataset}"]
+    return ["train", f"--config={config}", *flags, *fields]
+
+
 def tokens(work: Path, smoke: bool) -> Iterator[Command]:
     """A codec, a joint embedding, a semantic encoder, their codebooks, the tokens of all three, and
     what they hear in held-out pieces (work/../tokens/report.json)."""
@@ -28,23 +34,22 @@ def tokens(work: Path, smoke: bool) -> Iterator[Command]:
         yield ["train_vocabulary", given, f"--out={vocabulary}", f"--captions={pieces}"]
 
     def train(config: str, name: str, *fields: str) -> Command:
-        config = f"--config={config}{size}"
-        return ["train", config, f"--workdir={work / name}", f"--config.data.{given[2:]}", *fields]
+        return training(work, name, f"{config}{size}", folder, *fields)
 
     def codebook(name: str, size: int, seconds: int, *fields: str) -> Command:
         flags = [f"--out={work / name}", f"--size={size}", f"--max_seconds={seconds}"]
         return ["fit_codebook", given, *flags, *fields]
 
     # Tokens are of pieces played as in the codec's training: by all that captions speak of.
-    steps = [] if smoke else ["--config.train.steps=2000"]
+    steps = [] if smoke else ["--config.train.steps=1700"]
     yield train("codec/tiny_16khz", "codec", "--config.data.render.instruments=free", *steps)
     yield train("joint/tiny_mulan", "joint", f"--config.data.vocabulary={vocabulary}")
     codes = 8 if smoke else 256
-    yield codebook("joint_codebook", codes, 20, f"--encoder={work / 'joint'}", "--levels=12")
+    yield codebook("joint_codebook", codes, 15, f"--encoder={work / 'joint'}", "--levels=12")
     mel = ("--features=mel", f"--config=semantic/tiny_muq{size}")
-    yield codebook("mel_rvq", 16 if smoke else 256, 15, *mel, f"--levels={2 if smoke else 8}")
+    yield codebook("mel_rvq", 16 if smoke else 256, 8, *mel, f"--levels={2 if smoke else 8}")
     yield train("semantic/tiny_muq", "semantic", f"--config.targets.codebook={work / 'mel_rvq'}")
-    yield codebook("semantic_codebook", codes, 15, f"--encoder={work / 'semantic'}", "--layer=1")
+    yield codebook("semantic_codebook", codes, 10, f"--encoder={work / 'semantic'}", "--layer=1")
     models = ("codec", "joint", "joint_codebook", "semantic", "semantic_codebook")
     folders = [f"--{name}={work / name}" for name in models]
     written = [f"--out={work / 'all_tokens'}", "--chroma", "--max_seconds=30"]
@@ -107,9 +112,7 @@ def hierarchy(work: Path, smoke: bool) -> Iterator[Command]:
 
 def _train(work: Path, name: str, model: Model, smoke: bool) -> Command:
     variant = ",".join(filter(None, (model.arg, "smoke" if smoke else "")))
-    config = f"--config=hierarchy/{model.config}:{variant}"
-    command = ["train", config, f"--workdir={work / name}"]
-    command.append(f"--config.data.dataset={work / model.tokens}")
+    command = training(work, name, f"hierarchy/{model.config}:{variant}", work / model.tokens)
     if "joint" in model.streams:
         command.append(f"--config.stage.joint_codebook={work / 'joint_codebook'}")
     if smoke:
@@ -149,3 +152,25 @@ def _lm(work: Path, *names: str) -> str:
 
 def _data(work: Path) -> str:
     return f"--dataset={work / DATASET}"
+
+
+STEMS = ("bass", "drums", "guitar", "piano")
+
+
+def stems(work: Path, smoke: bool) -> Iterator[Command]:
+    """A diffusion model of all stems, a separator, a diffusion model of each stem alone, and what
+    they do on held-out pieces (work/../scores)."""
+    size, pieces = ("smoke", 24) if smoke else ("", 600)
+    command, folder = data(work, pieces)
+    yield command
+    models = {"joint": ("tiny_msdm", ""), "separator": ("tiny_separator", "")}
+    models |= {name: ("tiny_isdm", name) for name in STEMS}
+    for name, (config, arg) in models.items():
+        variant = ",".join(filter(None, (arg, size)))
+        yield training(work, name, f"stems/{config}:{variant}", folder)
+    scores = [f"--{name}={work / name}" for name in ("joint", "separator")]
+    scores.append(f"--independent={','.join(str(work / name) for name in STEMS)}")
+    few = ["--clips=2", "--batch=2", "--seconds=0.5", "--steps=2"] if smoke else ["--steps=30"]
+    out = work.parent / "scores"
+    if not (out / "report.json").exists():
+        yield ["score_stems", *scores, f"--dataset={folder}", f"--out={out}", *few]

@@ -6,9 +6,9 @@ Stems are written as 32-bit floats, at the level that they have in the mix, also
 import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
@@ -24,19 +24,26 @@ from mgen.audio.resample import (
     resampled_length,
 )
 from mgen.errors import UserError
+from mgen.inputs.controls import parse_chords
 from mgen.progress import Progress
+from mgen.stems.condition import StemCondition
+from mgen.stems.latent_sample import SAMPLING, THROUGH, LatentStems
 from mgen.stems.sample import CONTEXT, FrozenSeparator, FrozenStems
 from mgen.stems.separating import FADE, OnStep
 from mgen.stems.settings import GENERATION, IMPUTATION, Dirac, Gaussian, Likelihood
 from mgen.stems.windows import Source, Windows
-from mgen.train.checkpoint import Trained, load_trained
+from mgen.train.checkpoint import Trained, load_trained, make_task
 from mgen.typing import Float, ndarray
 
+LIKELIHOODS = ("dirac", "gaussian")  # of the sum of waveforms
 AVERAGE = "average"  # in place of the name of a derived stem
 PICTURE = 300.0  # s that are drawn of longer songs
 
 
-def load(workdirs: Sequence[str | Path]) -> tuple[FrozenStems | FrozenSeparator, dict[str, str]]:
+Model: TypeAlias = FrozenStems | FrozenSeparator | LatentStems
+
+
+def load(workdirs: Sequence[str | Path]) -> tuple[Model, dict[str, str]]:
     """The model over stems trained in a workdir, or those of one stem each in several, and their
     fingerprints; `UserError` where there is none."""
     loaded = [load_trained(workdir, "stems") for workdir in workdirs]
@@ -44,17 +51,25 @@ def load(workdirs: Sequence[str | Path]) -> tuple[FrozenStems | FrozenSeparator,
     about = {f"stems_{i}": own.fingerprint for i, own in enumerate(loaded)}
     if len(models) == 1:
         return models[0], about
-    return FrozenStems.independent([diffusion(model) for model in models]), about
+    waveforms = []
+    for workdir, model in zip(workdirs, models):
+        if not isinstance(model, FrozenStems):
+            raise UserError(f"{workdir}: expected a diffusion model of one stem's waveform")
+        waveforms.append(model)
+    return FrozenStems.independent(waveforms), about
 
 
-def frozen(trained: Trained) -> FrozenStems | FrozenSeparator:
+def frozen(trained: Trained) -> Model:
     """The model of a workdir, of the kind of its config."""
-    separates = trained.config.model.kind == "separator"
-    kind: Any = FrozenSeparator if separates else FrozenStems
-    return kind.from_trained(trained.config, trained.params, trained.variables)
+    config, weights = trained.config, (trained.params, trained.variables)
+    if config.model.kind == "dit":
+        codec: Any = make_task(config.codec)
+        return LatentStems.from_trained(config, *weights, codec.autoencoder())
+    kind: Any = FrozenSeparator if config.model.kind == "separator" else FrozenStems
+    return kind.from_trained(config, *weights)
 
 
-def diffusion(model: FrozenStems | FrozenSeparator) -> FrozenStems:
+def drawing(model: Model) -> FrozenStems | LatentStems:
     """`model`; `UserError` for one that draws nothing."""
     if isinstance(model, FrozenSeparator):
         raise UserError("a separator (model.kind) draws no stems, expected a diffusion model")
@@ -73,6 +88,40 @@ def define_sampling_flags() -> Callable[[], dict[str, Any]]:
     return lambda: {flag.name: flag.value for flag in defined if flag.value is not None}
 
 
+def define_likelihood_flag() -> flags.FlagHolder[str | None]:
+    """`kind` of `separation`."""
+    text = "How a mix binds its stems: of waveforms {}, of latents {}; by default the first."
+    pairs = (" or ".join(kinds) for kinds in (LIKELIHOODS, THROUGH))
+    return flags.DEFINE_enum("likelihood", None, [*LIKELIHOODS, *THROUGH], text.format(*pairs))
+
+
+def separation(
+    model: Model, kind: str | None = "", derived: str = "", changes: Mapping[str, Any] | None = None
+) -> tuple[dict[str, Any], int]:
+    """What `separate_windows` of a model is told, and the steps that it takes.
+
+    Args:
+      kind: of waveforms see `likelihood`, by default "dirac"; of latents one of
+        `mgen.stems.latent_sample.THROUGH`, by default the first.
+      derived: see `likelihood`.
+      changes: of the model's sampling.
+
+    Raises:
+      UserError: what this model does not know.
+    """
+    changes = changes or {}
+    if isinstance(model, FrozenSeparator):
+        if unknown := [name for name in (kind, derived, *changes) if name]:
+            raise UserError(f"a separator draws nothing, expected no {', '.join(unknown)}")
+        return {}, 1
+    if isinstance(model, LatentStems):
+        sampling = dataclasses.replace(SAMPLING, **changes)
+        return dict(through=kind or THROUGH[0], sampling=sampling), sampling.steps
+    own = likelihood(kind or LIKELIHOODS[0], derived, model.names)
+    sampling = dataclasses.replace(model.separation_sampling(own), **changes)
+    return dict(likelihood=own, sampling=sampling), sampling.steps
+
+
 def likelihood(kind: str, derived: str, names: Sequence[str]) -> Likelihood:
     """Of a mix: "gaussian", or "dirac" with the name of the derived stem (by default the first
     one), or `AVERAGE`.
@@ -80,6 +129,8 @@ def likelihood(kind: str, derived: str, names: Sequence[str]) -> Likelihood:
     Raises:
       UserError: a name that there is not.
     """
+    if kind not in LIKELIHOODS:
+        raise UserError(f"--likelihood={kind}: expected {' or '.join(LIKELIHOODS)}")
     if kind == "gaussian":
         return Gaussian()
     if derived == AVERAGE:
@@ -90,12 +141,12 @@ def likelihood(kind: str, derived: str, names: Sequence[str]) -> Likelihood:
 
 
 def separate(
-    model: FrozenStems | FrozenSeparator,
+    model: Model,
     mix: str | Path,
     out: str | Path,
     *,
     seed: int,
-    kind: str = "dirac",
+    kind: str = "",
     derived: str = "",
     changes: dict[str, Any] | None = None,
     exact_sum: bool = False,
@@ -105,22 +156,14 @@ def separate(
     Args:
       mix: audio file of any rate, length and number of channels.
       seed: of the noise.
-      kind, derived: see `likelihood`.
-      changes: of MSDM's sampling.
+      kind, derived, changes: see `separation`.
       exact_sum: what the stems lack of the mix (what lies above the rate of the model, sides that a
         mono model does not hear) is shared out evenly, so that they sum to it.
 
     Returns the paths of the stems.
     """
     about, source = io.info(mix), song(mix, model)
-    settings: dict[str, Any] = {}
-    steps = 1
-    if isinstance(model, FrozenStems):
-        own = likelihood(kind, derived, model.names)
-        sampling = dataclasses.replace(model.separation_sampling(own), **(changes or {}))
-        steps, settings = sampling.steps, dict(likelihood=own, sampling=sampling)
-    elif changes:
-        raise UserError(f"a separator draws nothing, expected no {', '.join(changes)}")
+    settings, steps = separation(model, kind, derived, changes)
     windows = Windows.overlapping(model.samples, model.hop, FADE).count(source.samples)
     with progress("separating", -(-windows // model.windows_at_once), steps) as on_step:
         pieces = model.separate_pieces(source, seeds=[seed], on_step=on_step, **settings)
@@ -133,13 +176,14 @@ def separate(
 
 
 def arrange(
-    model: FrozenStems,
+    model: FrozenStems | LatentStems,
     given: Sequence[str | Path],
     targets: Sequence[str],
     out: str | Path,
     *,
     seed: int,
     duration: float | None = None,
+    chords: str = "",
     changes: dict[str, Any] | None = None,
 ) -> list[Path]:
     """Writes stems that go with others, at the model's rate: <name>.wav each, mix.wav of all of
@@ -149,6 +193,7 @@ def arrange(
       given: audio files, each with the name of its stem (bass.wav); after its end one is silent.
       targets: names of the stems to make.
       duration: s; by default that of the longest one given.
+      chords: what to play, see `mgen.inputs.controls.parse_chords`; of a model over latents.
       seed, changes: see `separate`.
 
     Returns the paths of the stems and of the mix.
@@ -161,19 +206,50 @@ def arrange(
         samples = num_samples(duration, model.sample_rate)
     if samples < 1:
         raise UserError("--duration: expected seconds where no stem is given")
-    sampling = dataclasses.replace(IMPUTATION if given else GENERATION, **(changes or {}))
+    own = IMPUTATION if given else GENERATION
+    if isinstance(model, LatentStems):
+        own = SAMPLING
+    elif chords:
+        raise UserError("--chords: this model is told none, expected one over latents")
+    sampling = dataclasses.replace(own, **(changes or {}))
     windows = Windows.overlapping(model.samples, model.hop, CONTEXT).count(samples)
     with progress("arranging", windows, sampling.steps) as on_step:
-        pieces = model.arrange_pieces(
-            sources, targets, samples, seeds=[seed], sampling=sampling, on_step=on_step
-        )
+        told: dict[str, Any] = dict(seeds=[seed], sampling=sampling, on_step=on_step)
+        if isinstance(model, LatentStems):
+            pieces = latent_pieces(model, sources, targets, samples, chords, **told)
+        else:
+            pieces = model.arrange_pieces(sources, targets, samples, **told)
         blocks = with_mix(pieces, sources.values())
         made = write(out, [*targets, "mix"], blocks, model.sample_rate, model.channels)
     draw(Path(out) / "stems.png", [*paths.values(), *made[:-1]])
     return made
 
 
-def song(path: str | Path, model: FrozenStems | FrozenSeparator) -> Source:
+def latent_pieces(
+    model: LatentStems,
+    sources: Mapping[str, Source],
+    targets: Sequence[str],
+    samples: int,
+    chords: str,
+    **told: Any,
+) -> Iterator[Float[ndarray, "1 targets T C"]]:
+    """The stems `targets` as one piece: latents of a song are small."""
+    if chords:
+        frames = -(-samples // model.config.latent_hop)
+        rate = model.sample_rate / model.config.latent_hop
+        told["condition"] = StemCondition(chords=parse_chords(chords, frames, rate)[None])
+    if not sources:
+        wanted = model.indices(targets)
+        yield model.generate(seconds=samples / model.sample_rate, **told)[:, wanted]
+        return
+    given = {
+        name: fit_length(source.read(0, min(samples, source.samples))[0], samples)[None]
+        for name, source in sources.items()
+    }
+    yield model.arrange(given, targets, **told)
+
+
+def song(path: str | Path, model: Model) -> Source:
     """A file [1, T, C] at the rate and with the channels of a model; `UserError` where it cannot be
     read."""
     about, rate = io.info(path), model.sample_rate
@@ -191,7 +267,7 @@ def song(path: str | Path, model: FrozenStems | FrozenSeparator) -> Source:
 
 def converted(
     pieces: Iterable[Float[ndarray, "1 S t C"]],
-    model: FrozenStems | FrozenSeparator,
+    model: Model,
     to: io.AudioInfo,
 ) -> Iterator[Float[ndarray, "S t C"]]:
     """Stems of a model, at the rate and with the channels of a file."""

@@ -6,7 +6,10 @@ import pytest
 
 NOTEBOOKS = Path(__file__).parents[1] / "colab"
 # Run beside what they need, which takes a while to train.
-ELSEWHERE = {"generate": "launch/test_demo_hierarchy.py"}
+ELSEWHERE = {
+    "generate": "launch/test_demo_hierarchy.py",
+    "stems": "launch/test_demo_stems.py",
+}
 
 
 @pytest.mark.slow

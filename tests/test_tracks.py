@@ -139,7 +139,10 @@ def test_bad_requests_give_one_line(song, tmp_path):
         ),
         (lambda: tracks.separate(separator(), bass, out, seed=0, changes=FEW), "separator"),
         (lambda: tracks.separate(model(), bass, out, seed=0, derived="oboe"), "--derived=oboe"),
-        (lambda: tracks.diffusion(separator()), "separator"),
+        (lambda: tracks.separate(separator(), bass, out, seed=0, kind="dirac"), "no dirac"),
+        (lambda: tracks.separate(model(), bass, out, seed=0, kind="track"), "dirac or gaussian"),
+        (lambda: tracks.arrange(model(), [bass], ["drums"], out, seed=0, chords="0:C"), "--chords"),
+        (lambda: tracks.drawing(separator()), "separator"),
     ):
         with pytest.raises(UserError, match=message):
             call()

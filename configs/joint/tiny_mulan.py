@@ -25,5 +25,5 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         data={},
         loss=dict(kind="contrastive"),
         optimizer={},
-        train=dict(steps=800, eval_every=800),
+        train=dict(steps=600, eval_every=600),
     )

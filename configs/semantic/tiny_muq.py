@@ -7,7 +7,7 @@
 
 1.4M parameters. Targets: 8 residual codebooks of 256, and MERT's constant-Q spectrum; visible
 frames count too, or the upper layers forget what sounds at the moment (beats, timbre).
-Hardware: 2 CPU cores, 7 minutes (2.3 steps a second, one worker renders).
+Hardware: 2 CPU cores, 6 minutes (2 steps a second, one worker renders).
 Expected: see the table of `make demo-tokens` in BENCHMARKS.md. `:smoke` takes seconds and needs a
 codebook too.
 """
@@ -46,5 +46,5 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         ),
         loss=dict(cqt=4.0, visible=1.0),
         data=dict(source="mix", workers=0 if smoke else 1),
-        steps=850,
+        steps=650,
     )

@@ -5,6 +5,7 @@ Frame f stands for [f, f + 1) / frame_rate of the crop; chord and melody are tho
 
 import numpy as np
 
+from mgen.errors import UserError
 from mgen.inputs import labels
 from mgen.inputs.record import OFFSET, ONSET, PITCH, STEM, Record
 
@@ -37,6 +38,26 @@ def of_crop(
         "melody": _melody(record, mask, (edges[1:] + edges[:-1]) / 2),
         "melody_mask": np.full(frames, len(record.notes) > 0),
     }
+
+
+def parse_chords(text: str, frames: int, frame_rate: float) -> np.ndarray:
+    """Classes int32 [F] of the chords in "0:C; 2.5:A:min; 4:N", each until the next one, "N" for
+    none; unknown before the first one. `UserError` for anything else."""
+    times: list[float] = []
+    classes: list[int] = []
+    for part in filter(str.strip, text.split(";")):
+        second, _, label = (piece.strip() for piece in part.partition(":"))
+        known = label[:1] in "ABCDEFGN" and label
+        try:
+            time = float(second) if known else -1.0
+        except ValueError:
+            time = -1.0
+        if time < (times[-1] if times else 0.0):
+            raise UserError(f"chords: {part.strip()!r}, expected SECOND:CHORD; SECOND:CHORD ...")
+        times.append(time)
+        classes.append(labels.chord_class(label))
+    middle = (np.arange(frames) + 0.5) / frame_rate
+    return labels.held(np.asarray(times), classes, middle, CHORDS).astype(np.int32)
 
 
 def unknown(frames: int) -> dict[str, np.ndarray]:

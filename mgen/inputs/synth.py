@@ -120,7 +120,8 @@ def levels(font: str, sample_rate: int, program: int) -> tuple[np.ndarray, float
     """
     step = int(LEVEL_SECONDS * sample_rate)
     pitches = range(LOWEST, HIGHEST + 1, LEVEL_STEP)
-    waves = np.stack([_waveform(font, sample_rate, program, pitch, 2 * step) for pitch in pitches])
+    # Kept: many of them will be played.
+    waves = np.stack([note(font, sample_rate, program, pitch, 2 * step) for pitch in pitches])
     peaks = np.abs(waves).max(1)
     rms = np.sqrt(np.square(waves[:, :step]).mean(1))
     sounding = rms[peaks > 1e-4]

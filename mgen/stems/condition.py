@@ -86,6 +86,19 @@ def absent(config: DiTConfig, condition: StemCondition) -> StemCondition:
     )
 
 
+def window(config: DiTConfig, condition: StemCondition, begin: int, frames: int) -> StemCondition:
+    """What a condition of a whole song says of `frames` from `begin` on; after its end nothing is
+    known."""
+    values = {}
+    for name in FRAMES:
+        if (value := getattr(condition, name)) is not None:
+            part = jnp.asarray(value)[:, begin : begin + frames]
+            lacking = [(0, 0), (0, frames - part.shape[1]), *[(0, 0)] * (part.ndim - 2)]
+            unknown = config.chords if name == "chords" else 0
+            values[name] = jnp.pad(part, lacking, constant_values=unknown)
+    return dataclasses.replace(condition, **values)
+
+
 def drop(
     config: DiTConfig, keys: Key, condition: StemCondition, rate: float, input_rate: float
 ) -> StemCondition:

@@ -19,9 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from mgen.audio.resample import num_samples
+from mgen.diffusion.guidance import guided, stacked
 from mgen.diffusion.samplers import sample
 from mgen.errors import UserError
+from mgen.stems import condition as conditions
 from mgen.stems import mixture
+from mgen.stems.condition import StemCondition
 from mgen.stems.latents import StemLatents
 from mgen.stems.model import StemsConfig, denoiser
 from mgen.stems.sample import START, FrozenStems
@@ -34,8 +37,41 @@ from mgen.typing import Array, Float, Int, Key, Params, ndarray
 THROUGH = ("decoder", "track")
 # Frames that are decoded at once.
 PART = 64
+# Of what the model is told.
+GUIDANCE = 3.0
 # Of latents of variance 1.
 SAMPLING = SamplingConfig(steps=100, sigma_min=1e-2, sigma_max=20.0, sampler="dpmpp_2m_sde")
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ToldStems(FrozenStems):
+    """A model over latents that is told more of a song than its tracks.
+
+    Attributes:
+      config: what the model is.
+      condition: of the whole song. guidance: how far the estimate goes beyond that of the model
+        that is told nothing (1: not at all); an array, so that none is compiled anew.
+    """
+
+    config: StemsConfig = dataclasses.field(metadata=STATIC)
+    condition: StemCondition
+    guidance: Array
+
+    def at(self, begin: int) -> "FrozenStems":
+        network: Any = self.config.network
+        own = conditions.window(network, self.condition, begin, self.samples)
+        return dataclasses.replace(self, condition=own)
+
+    def denoise(self, x: Array, t: Array) -> Array:
+        network: Any = self.config.network
+        tracks = x.shape[1] + bool(self.config.beside_mix)
+        told = conditions.complete(network, self.condition, x.shape[0], tracks, x.shape[2])
+        estimates = (
+            denoiser(self.config, self.params, condition)
+            for condition in (conditions.absent(network, told), told)
+        )
+        return guided(stacked(*estimates), self.guidance)(x, t)
 
 
 @jax.tree_util.register_dataclass
@@ -78,11 +114,14 @@ class LatentStems(Separating):
             latents=StemLatents(codec, variables["codec"], **scale),
         )
 
-    @property
-    def frames(self) -> FrozenStems:
-        """The model over latents alone; a sample of it is a frame, and so is a second."""
+    def frames(self, condition: StemCondition | None = None, guidance: float = 1.0) -> FrozenStems:
+        """The model over latents alone; a sample of it is a frame, and so is a second.
+
+        Args:
+          condition, guidance: see `ToldStems`.
+        """
         _, samples, channels = self.config.shape
-        return FrozenStems(
+        fields: dict[str, Any] = dict(
             names=self.names,
             sample_rate=1,
             channels=channels,
@@ -92,14 +131,31 @@ class LatentStems(Separating):
             estimate=functools.partial(denoiser, self.config),
             params=self.params,
         )
+        if condition is None:
+            return FrozenStems(**fields)
+        weight = jnp.asarray(guidance, jnp.float32)
+        return ToldStems(**fields, config=self.config, condition=condition, guidance=weight)
 
     def generate(
-        self, *, seconds: float, seeds: Seeds, sampling: SamplingConfig = SAMPLING, **settings: Any
+        self,
+        *,
+        seconds: float,
+        seeds: Seeds,
+        sampling: SamplingConfig = SAMPLING,
+        condition: StemCondition | None = None,
+        guidance: float = GUIDANCE,
+        **settings: Any,
     ) -> Float[ndarray, "B S T C"]:
-        """All stems, from nothing; see `FrozenStems.generate`."""
+        """All stems, from nothing; see `FrozenStems.generate`.
+
+        Args:
+          condition: text and, for every frame, chords, beats, melody; None where nothing is wanted.
+          guidance: see `ToldStems`.
+        """
         samples = num_samples(seconds, self.sample_rate)
         frames = math.ceil(samples / self.config.latent_hop)
-        made = self.frames.generate(seconds=frames, seeds=seeds, sampling=sampling, **settings)
+        model = self.frames(condition, guidance)
+        made = model.generate(seconds=frames, seeds=seeds, sampling=sampling, **settings)
         return np.asarray(_decoded(self, made))[:, :, :samples]
 
     def arrange(
@@ -109,16 +165,20 @@ class LatentStems(Separating):
         *,
         seeds: Seeds,
         sampling: SamplingConfig = SAMPLING,
+        condition: StemCondition | None = None,
+        guidance: float = GUIDANCE,
         **settings: Any,
     ) -> Float[ndarray, "B targets T C"]:
-        """The stems `targets` that go with the given ones; see `FrozenStems.arrange`."""
+        """The stems `targets` that go with the given ones; see `FrozenStems.arrange` and
+        `generate`."""
         known, length = {}, None
         for name, audio in given.items():
             audio = np.asarray(audio, np.float32)
             self.check(f"stem {name}", audio, (len(seeds), length, self.channels))
             length = audio.shape[1]
             known[name] = np.asarray(_encoded(self, self._filled(audio)))
-        made = self.frames.arrange(known, targets, seeds=seeds, sampling=sampling, **settings)
+        model = self.frames(condition, guidance)
+        made = model.arrange(known, targets, seeds=seeds, sampling=sampling, **settings)
         return np.asarray(_decoded(self, made))[:, :, :length]
 
     def separate_windows(
@@ -143,6 +203,12 @@ class LatentStems(Separating):
         return separated(
             self, mix, keys, first, through=through, sampling=sampling, on_step=on_step
         )
+
+    def generate_windows(
+        self, keys: Key, first: Int[Array, " N"], *, sampling: SamplingConfig = SAMPLING
+    ) -> Float[Array, "N S T C"]:
+        """As `FrozenStems.generate_windows`."""
+        return _decoded(self, self.frames().generate_windows(keys, first, sampling=sampling))
 
     def _filled(self, audio: Float[ndarray, "B T C"]) -> Float[ndarray, "B t C"]:
         """To whole frames, with silence."""

@@ -123,6 +123,12 @@ class FrozenStems(Separating):
         """Estimate of the stems from noisy ones."""
         return self.estimate(self.params)(x, t)
 
+    def at(self, begin: int) -> "FrozenStems":
+        """The model of a window that begins at this sample of its song: itself, unless what it is
+        told depends on the place."""
+        del begin
+        return self
+
     def generate(
         self,
         *,
@@ -241,7 +247,9 @@ class FrozenStems(Separating):
         def run(stems: ndarray, mask: ndarray, begin: int) -> ndarray:
             first = np.full(len(keys), begin // self.hop)
             return finite(
-                fill_in(self, stems, mask, keys, first, sampling=sampling, on_step=on_step)
+                fill_in(
+                    self.at(begin), stems, mask, keys, first, sampling=sampling, on_step=on_step
+                )
             )
 
         return continued(run, known, Windows.overlapping(self.samples, self.hop, overlap))
@@ -262,7 +270,7 @@ class FrozenStems(Separating):
           likelihood: how well the sum of the stems is known.
           sampling: by default `separation_sampling`.
         """
-        nothing = np.zeros((len(mix), len(self.names), *mix.shape[2:]), np.float32)
+        nothing = jnp.zeros((mix.shape[0], len(self.names), *mix.shape[2:]))
         return fill_in(
             self,
             nothing,
@@ -274,6 +282,13 @@ class FrozenStems(Separating):
             likelihood=likelihood,
             on_step=on_step,
         )
+
+    def generate_windows(
+        self, keys: Key, first: Int[Array, " N"], *, sampling: SamplingConfig = GENERATION
+    ) -> Float[Array, "N S T C"]:
+        """All stems of windows of `samples`, from nothing; arguments as of `separate_windows`."""
+        shape = (keys.shape[0], len(self.names), self.samples, self.channels)
+        return fill_in(self, jnp.zeros(shape), None, keys, first, sampling=sampling)
 
     def separation_sampling(self, likelihood: Likelihood) -> SamplingConfig:
         """MSDM's settings for a likelihood, or for independent models."""

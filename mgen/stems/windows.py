@@ -103,7 +103,7 @@ def positional_noise(keys: Key, first: Int[Array, " B"], shape: tuple[int, ...],
 
     def noise(i: Array, j: Array | int) -> Array:
         drawn = draw_noise(fold(fold(blocks, i), j), (stems, hop, channels))
-        drawn = drawn.reshape(batch, -1, stems, hop, channels)
+        drawn = drawn.reshape(batch, length // hop, stems, hop, channels)
         return drawn.swapaxes(1, 2).reshape(shape)
 
     return noise

@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from mgen.inputs import controls, pipeline
+from mgen.errors import UserError
+from mgen.inputs import controls, labels, pipeline
 from mgen.inputs.record import Record
 
 # Onset and offset in s, pitch, velocity, stem: a tune on the piano over a bass, drums throughout.
@@ -107,3 +108,13 @@ def test_controls_of_a_batch_are_of_the_crop(tmp_path, make_score, write_records
     np.testing.assert_array_equal(remixed["chords"], controls.CHORDS)
     assert not remixed["melody_mask"].any() and not remixed["beats_mask"].any()
     assert not set(controls.NAMES) & set(batch(control_rate=0.0))
+
+
+def test_chords_in_words():
+    """Two frames a second; the middle of a frame counts."""
+    found = controls.parse_chords("0.5: C; 1.3:A:min7;2:N", 6, 2.0)
+    assert found.tolist() == [controls.CHORDS, 0, 0, 12 + 9, labels.NO_CHORD, labels.NO_CHORD]
+    assert controls.parse_chords("", 2, 2.0).tolist() == [controls.CHORDS] * 2
+    for wrong in ("C", "0:H", "soon:C", "2:C; 1:G", "-1:C", "1:"):
+        with pytest.raises(UserError, match="SECOND:CHORD"):
+            controls.parse_chords(wrong, 4, 2.0)

@@ -85,6 +85,38 @@ def test_stems_are_made_for_others(here, workdir, song, tmp_path):
     fails(here(*common, f"--given={wrong}", "--generate=bass", check=False), "violin", *NAMES)
 
 
+def test_a_model_over_latents_takes_mixes_apart_and_is_told_chords(here, scores, song, tmp_path):
+    data, codec, scale = f"--config.data.dataset={scores}", tmp_path / "vae", tmp_path / "scale"
+    one = ("--config.train.steps=1",)
+    here("train", "--config=codec/tiny_vae:smoke", f"--workdir={codec}", data, *one)
+    here(
+        "measure_latents",
+        f"--codec={codec}",
+        f"--dataset={scores}",
+        f"--out={scale}",
+        "--seconds=4",
+    )
+    given = (f"--config.latents.codec={codec}", f"--config.latents.scale={scale}")
+    workdir = tmp_path / "latent"
+    here("train", "--config=stems/tiny_latent:smoke", f"--workdir={workdir}", data, *given, *one)
+    for likelihood in ("decoder", "track"):
+        out = tmp_path / likelihood
+        separate(here, workdir, song, out, f"--likelihood={likelihood}", "--steps=2", "--exact_sum")
+        total = sum(io.read(out / f"{name}.wav") for name in NAMES)
+        np.testing.assert_allclose(total, io.read(song), atol=1e-4)
+    fails(
+        separate(here, workdir, song, tmp_path / "no", "--likelihood=dirac", check=False), "dirac"
+    )
+    io.write(tmp_path / "bass.wav", io.read(song), 44100)
+    arrange = ("arrange", f"--workdir={workdir}", "--steps=2", "--generate=piano")
+    here(*arrange, f"--given={tmp_path}/bass.wav", "--chords=0:C; 0.1:A:min", f"--out={tmp_path}/a")
+    assert io.info(tmp_path / "a" / "piano.wav").samples == round(14_000 * 16000 / 44100)
+    here(*arrange, "--duration=0.3", f"--out={tmp_path}/b")
+    assert io.info(tmp_path / "b" / "piano.wav").samples == 4800
+    wrong = here(*arrange, "--duration=1", "--chords=soon", f"--out={tmp_path}/c", check=False)
+    fails(wrong, "SECOND:CHORD")
+
+
 def test_bad_input(here, workdir, song, tmp_path):
     out = tmp_path / "out"
     broken = tmp_path / "broken.wav"

@@ -1,5 +1,7 @@
 """Sampling in latents, of an untrained network: a prior of white latents under a random codec."""
 
+import dataclasses
+import functools
 import importlib
 
 import jax
@@ -9,6 +11,8 @@ import pytest
 from mgen.codec.config import CodecConfig
 from mgen.codec.model import Codec, init_codec
 from mgen.errors import UserError
+from mgen.inputs import controls
+from mgen.stems.condition import StemCondition
 from mgen.stems.latent_sample import LatentStems
 from mgen.stems.settings import SamplingConfig
 from mgen.stems.task import Task
@@ -44,7 +48,7 @@ def rms(x):
 
 def test_a_model_of_latents_has_windows_of_audio(model):
     assert (model.samples, model.hop, model.channels) == (SAMPLES, 8 * HOP, 1)
-    assert (model.frames.samples, model.frames.hop, model.frames.channels) == (FRAMES, 8, 32)
+    assert (model.frames().samples, model.frames().hop, model.frames().channels) == (FRAMES, 8, 32)
     assert 0 < model.context < 64
 
 
@@ -87,3 +91,26 @@ def test_what_a_model_cannot_do_is_refused(model, mixes):
     config = importlib.import_module("mgen.configs.stems.tiny_msdm").get_config("smoke")
     with pytest.raises(UserError, match=r"model\.kind is 'unet', expected 'dit'"):
         LatentStems.from_trained(config, {}, {}, model.latents.codec)
+
+
+def test_what_the_model_is_told_changes_what_it_makes(model):
+    """A network that is untrained, but with conditions of weight."""
+    frames = 2 * FRAMES
+    own = jax.tree.map(
+        lambda x: x + 0.1 * jax.random.normal(jax.random.key(2), x.shape), model.params
+    )
+    model = dataclasses.replace(model, params=own)
+    chords = np.asarray([controls.parse_chords("0:C; 0.2:A:min", frames, 50.0)])
+    seconds = frames * HOP / 16000
+    make = functools.partial(model.generate, seconds=seconds, seeds=[0], sampling=FAST)
+    free, nothing = make(), make(condition=StemCondition(), guidance=1.0)
+    np.testing.assert_allclose(nothing, free, atol=1e-4)
+    told = make(condition=StemCondition(chords=chords), guidance=3.0)
+    assert np.abs(told - free).max() > 1e-2
+    # The second window hears of its own frames, and of none after the end of what is said.
+    first_only = make(condition=StemCondition(chords=chords[:, :FRAMES]), guidance=3.0)
+    half = told.shape[2] // 2
+    np.testing.assert_allclose(first_only[:, :, : half // 2], told[:, :, : half // 2], atol=1e-3)
+    assert np.abs(first_only - told)[:, :, half:].max() > 1e-2
+    with pytest.raises(UserError, match="text: this model has no such input"):
+        make(condition=StemCondition(text=np.zeros((1, 3, 8))))

@@ -1,0 +1,155 @@
+"""MSDM's U-Net against audio-diffusion-pytorch's `UNet1d` at full width, and what sampling costs
+beyond the calls of its network.
+
+Both networks hold the same random float32 weights and read the same 65,536 samples of four stems,
+with as many threads as there are cores; the peer runs forward in inference mode. Their outputs and
+the norms of their gradients must agree. Turns alternate.
+"""
+
+import os
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mgen.configs import stems_base
+from mgen.errors import UserError
+from mgen.interop import audio_diffusion
+from mgen.interop.audio_diffusion import FIELDS
+from mgen.stems.config import UNetConfig
+from mgen.stems.model import StemsConfig, init_params
+from mgen.stems.sample import FrozenStems
+from mgen.stems.separating import keys_of
+from mgen.stems.settings import SamplingConfig
+from mgen.stems.unet import UNet1d
+
+SAMPLES = 65536
+TURNS = 3
+STEPS = 150
+# log(sigma) / 4 of the noise.
+NOISE = -0.5
+# Settings of MSDM that are no defaults of its network.
+PLAIN = dict(
+    patch_blocks=1,
+    kernel_multiplier_downsample=2,
+    use_nearest_upsample=False,
+    use_skip_scale=True,
+    use_attention_bottleneck=True,
+    use_context_time=True,
+)
+SMOKE = False
+
+
+def run(full: bool = True) -> list[dict[str, Any]]:
+    """Rows {suite, case, unit, ours, peer, ratio}; small networks unless `full`."""
+    try:
+        import audio_diffusion_pytorch as released
+        import torch
+    except ImportError as error:
+        raise UserError(f"stems: {error}; install the extra `parity`") from error
+    torch.set_num_threads(os.cpu_count() or 1)
+    torch.manual_seed(0)
+    width, samples, steps = (256, SAMPLES, STEPS) if full else (32, SAMPLES // 8, 4)
+    shape = UNetConfig(width=width)
+    released_fields = {theirs: getattr(shape, ours) for ours, theirs in FIELDS.items()}
+    arguments = dict(
+        in_channels=shape.stems, kernel_sizes_init=[1, 3, 7], **PLAIN, **released_fields
+    )
+    model = released.UNet1d(**arguments).eval()
+    state = {name: value.detach().numpy() for name, value in model.state_dict().items()}
+    config = audio_diffusion.config(arguments)
+    params = audio_diffusion.from_torch(config, state)["params"]
+    x = np.random.default_rng(0).standard_normal((1, config.stems, samples, 1), np.float32)
+    ours, peer = _ours(config, params, x), _peer(model, x)
+    rows = []
+    for case, *turns in zip(("forward", "forward+backward"), ours, peer):
+        calls = (1 / seconds for seconds in _compare(*turns))
+        rows.append(_row(f"{case}, UNet1d of width {width}, {samples} samples", "calls/s", *calls))
+    return [*rows, _overhead(steps)]
+
+
+def _row(case: str, unit: str, ours: float, peer: float) -> dict[str, Any]:
+    return dict(suite="stems", case=case, unit=unit, ours=ours, peer=peer, ratio=ours / peer)
+
+
+def _turns(*sides: Callable[[], Any]) -> tuple[list[float], list[Any]]:
+    """Median seconds of each side, and what each gives; the first turn compiles and warms up."""
+    seconds: list[list[float]] = [[] for _ in sides]
+    results: list[Any] = []
+    for _ in range(TURNS + 1):
+        results = []
+        for side, work in zip(seconds, sides):
+            start = time.perf_counter()
+            results.append(work())
+            side.append(time.perf_counter() - start)
+    return [statistics.median(side[1:]) for side in seconds], results
+
+
+def _compare(ours: Callable[[], Any], peer: Callable[[], Any]) -> list[float]:
+    seconds, results = _turns(ours, peer)
+    # Float32 in another order through some 40 layers, values of order 1.
+    np.testing.assert_allclose(*results, rtol=1e-3, atol=1e-3)
+    return seconds
+
+
+def _ours(config: UNetConfig, params: Any, x: np.ndarray) -> tuple[Callable[[], Any], ...]:
+    network, stems, noise = UNet1d(config), jnp.asarray(x), jnp.full((1,), NOISE)
+
+    def loss(params: Any) -> jax.Array:
+        return jnp.mean(jnp.square(network.apply({"params": params}, stems, noise)))
+
+    forward = jax.jit(lambda params: network.apply({"params": params}, stems, noise))
+    gradient = jax.jit(jax.grad(loss))
+
+    def backward() -> float:
+        leaves = jax.tree.leaves(jax.block_until_ready(gradient(params)))
+        return np.sqrt(sum(float(jnp.vdot(leaf, leaf)) for leaf in leaves))
+
+    return lambda: np.asarray(forward(params))[..., 0], backward
+
+
+def _peer(model: Any, x: np.ndarray) -> tuple[Callable[[], Any], ...]:
+    import torch
+
+    stems, noise = torch.from_numpy(x[..., 0]), torch.full((1,), NOISE)
+
+    def forward() -> np.ndarray:
+        with torch.inference_mode():
+            return model(stems, noise).numpy()
+
+    def backward() -> float:
+        model.zero_grad()
+        model(stems, noise).square().mean().backward()
+        return np.sqrt(sum(float(p.grad.square().sum()) for p in model.parameters()))
+
+    return forward, backward
+
+
+def _overhead(steps: int) -> dict[str, Any]:
+    """A scan of `steps` evaluations against as many calls of the network, of the tiny model."""
+    config = stems_base.tiny_diffusion("", steps=1)
+    own = StemsConfig.from_experiment(config)
+    params = jax.jit(lambda key: init_params(own, key))(jax.random.key(0))
+    model = FrozenStems.from_trained(config, params, {})
+    x = jnp.zeros((1, *own.shape))
+    level = jnp.full((1, 1, 1, 1), 0.1)
+    denoise = jax.jit(lambda model, x: model.denoise(x, level))
+    sampling = SamplingConfig(steps=steps)
+
+    def scan() -> Any:
+        made = model.generate_windows(keys_of([0]), jnp.zeros(1, jnp.int32), sampling=sampling)
+        return jax.block_until_ready(made)
+
+    def calls() -> Any:
+        y = x
+        for _ in range(steps):
+            y = denoise(model, y)
+        return jax.block_until_ready(y)
+
+    (ours, peer), _ = _turns(scan, calls)
+    case = f"sampling in {steps} steps, tiny_msdm, against {steps} calls of the network"
+    return _row(case, "samplings/s", 1 / ours, 1 / peer)
