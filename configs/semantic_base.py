@@ -55,7 +55,7 @@ def tiny(
     )
     config.train = loop.default_config(
         steps=4 if smoke else steps,
-        eval_every=4 if smoke else 500,
+        eval_every=4 if smoke else steps,
         eval_batches=1 if smoke else 4,
         save_every=4 if smoke else 250,
         log_every=2 if smoke else 50,

@@ -41,7 +41,7 @@ def tokens(work: Path, smoke: bool) -> Iterator[Command]:
         return ["fit_codebook", given, *flags, *fields]
 
     # Tokens are of pieces played as in the codec's training: by all that captions speak of.
-    steps = [] if smoke else ["--config.train.steps=1700"]
+    steps = [] if smoke else [f"--config.train.{name}=1700" for name in ("steps", "eval_every")]
     yield train("codec/tiny_16khz", "codec", "--config.data.render.instruments=free", *steps)
     yield train("joint/tiny_mulan", "joint", f"--config.data.vocabulary={vocabulary}")
     codes = 8 if smoke else 256

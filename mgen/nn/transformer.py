@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from mgen.nn.attention import Attention
 from mgen.nn.embed import RelativeBias
+from mgen.sharding.mesh import BATCH, constrain
 from mgen.typing import Array, Bool, Float, Params
 
 ACTIVATIONS = {
@@ -122,8 +123,8 @@ class Block(nn.Module):
             drop = nn.Dropout(config.dropout, deterministic=not self.train)
             norm = make_norm(config, f"{name}_norm")
             if config.norm_position == "pre":
-                return x + drop(layer(norm(x)))
-            return norm(x + drop(layer(x)))
+                return constrain(x + drop(layer(norm(x))), BATCH, "seq")
+            return constrain(norm(x + drop(layer(x))), BATCH, "seq")
 
         def feed_forward(x: Array) -> Array:
             dense: dict[str, Any] = dict(use_bias=config.bias, dtype=config.dtype)

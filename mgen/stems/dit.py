@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from mgen.errors import UserError
 from mgen.nn.attention import Attention
 from mgen.nn.transformer import REMAT_POLICIES
+from mgen.sharding.mesh import BATCH, constrain
 from mgen.stems.condition import CHANNELS, StemCondition, complete
 from mgen.stems.config import DiTConfig
 from mgen.typing import Array, Float
@@ -90,7 +91,7 @@ class Block(nn.Module):
         for layer in layers.values():
             shift, scale, gate = next(vectors), next(vectors), next(vectors)
             h = modulated(x, shift, scale).astype(x.dtype)
-            x = x + (gate * layer(h, condition)).astype(x.dtype)
+            x = constrain(x + (gate * layer(h, condition)).astype(x.dtype), BATCH, None, "seq")
         return x, None
 
     def _time(self, x: Array, condition: StemCondition) -> Array:

@@ -22,6 +22,7 @@ from mgen import manifest
 from mgen.errors import UserError
 from mgen.progress import Progress
 from mgen.sharding import mesh as mesh_lib
+from mgen.sharding.mesh import OnMesh
 from mgen.train.checkpoint import Checkpoints
 from mgen.train.guards import Profiler, StopOnSignal, out_of_memory_advice
 from mgen.train.logging import MetricWriter, make_writer
@@ -135,21 +136,25 @@ class CompiledSteps:
         self.task = task
         self.abstract = jax.eval_shape(task.init, jax.random.key(0))
         self.state_sharding = mesh_lib.state_sharding(mesh, self.abstract)
-        self.batch_sharding = mesh_lib.batch_sharding(mesh)
+        self.batch_sharding = {
+            name: mesh_lib.batch_sharding(mesh, leaf.shape)
+            for name, leaf in task.batch_spec(1).items()
+        }
         everywhere = mesh_lib.replicated(mesh)
         state, batch = self.state_sharding, self.batch_sharding
         self.init = jax.jit(task.init, out_shardings=state)
-        self.train = jax.jit(
+        train = jax.jit(
             task.train_step,
             in_shardings=(state, batch, everywhere),
             out_shardings=(state, everywhere),
             donate_argnums=0,
         )
-        self.eval = jax.jit(
+        evaluate = jax.jit(
             task.eval_step,
             in_shardings=(state, batch, everywhere),
             out_shardings=everywhere,
         )
+        self.train, self.eval = OnMesh(mesh, train), OnMesh(mesh, evaluate)
         self._fold_in = jax.jit(jax.random.fold_in, out_shardings=everywhere)
 
     def key(self, root: Key, step: int) -> Key:
@@ -170,7 +175,7 @@ class CompiledSteps:
                     f"{np.dtype(want.dtype)}{list(want.shape)}"
                 )
         return {
-            name: jax.make_array_from_process_local_data(self.batch_sharding, batch[name])
+            name: jax.make_array_from_process_local_data(self.batch_sharding[name], batch[name])
             for name in spec
         }
 

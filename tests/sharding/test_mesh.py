@@ -44,7 +44,7 @@ print("equal")
 
 
 def test_eight_devices_equal_one():
-    toy = Path(__file__).with_name("conftest.py")
+    toy = Path(__file__).parents[1] / "train" / "conftest.py"
     done = subprocess.run(
         [sys.executable, "-c", EIGHT_DEVICES, toy], capture_output=True, text=True
     )

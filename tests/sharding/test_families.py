@@ -1,0 +1,27 @@
+"""A training step on eight devices equals the one on one, for every family."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).with_name("eight_devices.py")
+ALL = ("data=8", "fsdp=8", "data=2,fsdp=4", "data=2,fsdp=2,tensor=2", "data=2,tensor=2,seq=2")
+MIXED = ("fsdp=2,tensor=2,seq=2",)
+CASES = {
+    "hierarchy.tiny_musicgen:smoke": ALL,
+    "hierarchy.tiny_magenta_rt:smoke": MIXED,
+    "hierarchy.tiny_magnet:smoke": MIXED,
+    "joint.tiny_mulan:smoke": MIXED,
+    "semantic.tiny_muq:smoke": MIXED,
+    "codec.tiny_16khz:smoke": MIXED,
+    "stems.tiny_msdm:smoke": MIXED,
+    "stems.tiny_latent:smoke": MIXED,
+}
+
+
+@pytest.mark.parametrize(("config", "meshes"), CASES.items())
+def test_a_step_on_eight_devices_equals_one(config, meshes):
+    done = subprocess.run([sys.executable, SCRIPT, config, *meshes], capture_output=True, text=True)
+    assert done.returncode == 0 and "equal" in done.stdout, done.stderr[-3000:]
