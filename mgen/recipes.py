@@ -52,7 +52,7 @@ def tokens(work: Path, smoke: bool) -> Iterator[Command]:
     yield codebook("semantic_codebook", codes, 10, f"--encoder={work / 'semantic'}", "--layer=1")
     models = ("codec", "joint", "joint_codebook", "semantic", "semantic_codebook")
     folders = [f"--{name}={work / name}" for name in models]
-    written = [f"--out={work / 'all_tokens'}", "--chroma", "--max_seconds=30"]
+    written = [f"--out={work / 'all_tokens'}", "--chroma", "--max_seconds=20"]
     yield ["tokenize", given, *folders, *written]
     few = ["--clips=8", "--train_clips=8", "--seconds=2"] if smoke else []
     encoders = [f"--joint={work / 'joint'}", f"--semantic={work / 'semantic'}"]
