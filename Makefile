@@ -12,7 +12,7 @@ PIP = -m pip install -qq --disable-pip-version-check
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.5
 
-.PHONY: help demo demo-tokens demo-hierarchy demo-stems test test-parity test-next lint format bench clean
+.PHONY: help demo demo-tokens demo-hierarchy demo-stems test test-parity test-next lint format bench scaling clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,7 +29,7 @@ demo-hierarchy: $(VENV)/.extras-demo  ## And the MusicLM chain: text to audio in
 demo-stems: $(VENV)/.extras-demo  ## Diffusion over stems: make, fill in, separate: a table
 	$(BIN)/mgen demo_stems --out=out/stems
 
-test: $(VENV)/.extras-dev,scale,export  ## Run the tests that need no PyTorch
+test: $(VENV)/.extras-dev,scale,export,preflight  ## Run the tests that need no PyTorch
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not parity'
 
 test-parity: $(VENV)/.extras-dev,parity  ## Compare with the released PyTorch implementations
@@ -38,17 +38,20 @@ test-parity: $(VENV)/.extras-dev,parity  ## Compare with the released PyTorch im
 test-next: $(NEXT)/.extras-dev  ## Run the tests that need no TensorFlow: Python 3.12, jax 0.11.2
 	$(NEXT)/bin/python -m pytest -n 2 --dist loadfile -m 'not parity and not tf'
 
-lint: $(VENV)/.extras-dev,scale,export  ## Check format, style and types
+lint: $(VENV)/.extras-dev,scale,export,preflight  ## Check format, style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-format: $(VENV)/.extras-dev,scale,export  ## Format, and mend what can be mended
+format: $(VENV)/.extras-dev,scale,export,preflight  ## Format, and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 bench: $(VENV)/.extras-dev,parity  ## Time this code against its peers, side by side
 	$(BIN)/mgen benchmark --suite=codec,lm_decode,lm_generate,inputs,encoders,kmeans,tokenize,stems
+
+scaling: $(VENV)/.extras-dev,preflight  ## Weak scaling to 1024 TPUs from compiled programs
+	$(BIN)/mgen scaling --out=out/scaling
 
 clean:  ## Remove environments, caches and outputs
 	rm -rf $(VENV) $(NEXT) .cache out build dist

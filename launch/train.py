@@ -26,8 +26,10 @@ flags.declare_key_flag("config")
 def main(argv: list[str]) -> None:
     del argv
     from mgen.inputs import pipeline
+    from mgen.sharding import hosts
     from mgen.train import checkpoint, loop
 
+    hosts.initialize()
     config = _CONFIG.value
     task = checkpoint.make_task(config)
     parents = pipeline.check(config.data, task.requires()) | task.parents()

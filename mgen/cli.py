@@ -21,6 +21,8 @@ COMMANDS = {
     "prepare_data": "build a dataset (bundled scores, your MIDI, Slakh2100, folders of audio)",
     "inspect_data": "print a dataset's table, draw a page of it, write a few WAVs",
     "train": "train any family from a config; resumes where it stopped",
+    "preflight": "compile a training step for TPUs that are not here: does it fit?",
+    "scaling": "bounds of a step on 8 to 1024 TPUs, from compiled programs",
     "evaluate": "score a trained model on held-out data",
     "train_vocabulary": "train a SentencePiece vocabulary on a dataset's captions",
     "fit_codebook": "k-means on an encoder's features: codebooks for tokens and mel-RVQ targets",
@@ -82,6 +84,13 @@ def define_config_flag() -> flags.FlagHolder:
     return config_flags.DEFINE_config_file(
         "config", None, "Config file, or the name of a shipped one: codec/tiny_16khz[:smoke]."
     )
+
+
+def config_name() -> str:
+    """Of the config that `--config` gave: "codec/tiny_16khz:smoke"."""
+    path, _, argument = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
+    name = "/".join(Path(path).with_suffix("").parts[-2:])
+    return name + (f":{argument}" if argument else "")
 
 
 def flag_values(main: Callable[[Sequence[str]], object]) -> dict[str, Any]:

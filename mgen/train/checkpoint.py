@@ -15,7 +15,9 @@ from typing import Any
 import jax
 import ml_collections
 import orbax.checkpoint as ocp
+from absl import logging
 from grain import checkpoint as grain_checkpoint
+from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as managers
 
 from mgen import manifest, tree
@@ -65,24 +67,56 @@ class Checkpoints:
         return self._manager.save(step, args=args, force=force)
 
     def restore(self, like: TrainState, iterator: Any = None) -> TrainState:
-        """The latest state in the shapes and shardings of `like`; `iterator`, if given, is set to
-        where it was."""
-        step = self._manager.latest_step()
-        if step is None:
+        """The latest state that can be read, in the shapes and shardings of `like`; `iterator`, if
+        given, is set to where it was.
+
+        Damaged checkpoints after it are warned of and put aside, as damaged_<step>.
+
+        Raises:
+          UserError: there is none, or none that fits `like`.
+        """
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        if not steps:
             raise UserError(
                 f"{self.folder}: no checkpoint here; expected a workdir of a training run"
             )
-        args: dict[str, Any] = {"state": ocp.args.StandardRestore(like)}
-        if iterator is not None:
-            args["data"] = grain_checkpoint.CheckpointRestore(iterator)
-        try:
-            return self._manager.restore(step, args=ocp.args.Composite(**args)).state
-        except (ValueError, KeyError, TypeError, OSError) as error:
-            reason = " ".join(str(error).split())[:300]
-            raise UserError(
-                f"{self.folder / str(step)}: checkpoint does not fit this config or is damaged "
-                f"({reason}); delete it to go back to the one before"
-            ) from error
+        reasons: list[str] = []
+        for step in steps:
+            args = ocp.args.Composite(state=ocp.args.StandardRestore(like))
+            try:
+                state = self._manager.restore(step, args=args).state
+                if iterator is not None:
+                    iterator.set_state(self._data(step))
+            except (ValueError, KeyError, TypeError, OSError) as error:
+                reasons.append(" ".join(str(error).split())[:300])
+                continue
+            self._put_aside(steps[: len(reasons)], reasons)
+            return state
+        raise UserError(
+            f"{self.folder / str(steps[0])}: checkpoint does not fit this config or is damaged "
+            f"({reasons[0]})"
+        )
+
+    def _data(self, step: int) -> Any:
+        """The state of this process's iterator; after a run of another number of processes that of
+        its first one, which is as far on."""
+        folder = self.folder / str(step) / "data"
+        own = folder / f"process_{jax.process_index()}-of-{jax.process_count()}.json"
+        found = [own] if own.exists() else sorted(folder.glob("process_0-of-*.json"))
+        if not found:
+            raise ValueError(f"{folder}: no state of the data")
+        return json.loads(found[0].read_text())
+
+    def _put_aside(self, steps: list[int], reasons: list[str]) -> None:
+        """Or training, which goes on before them, could not save where they are."""
+        for step, reason in zip(steps, reasons):
+            folder = self.folder / str(step)
+            logging.warning("%s: damaged, put aside (%s)", folder, reason)
+            if jax.process_index() == 0:
+                folder.rename(self.folder.parent / f"damaged_{step}")
+        if steps:
+            multihost_utils.sync_global_devices("damaged checkpoints are put aside")
+            self._manager.reload()
 
     def close(self) -> None:
         """Waits for the save under way."""

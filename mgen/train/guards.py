@@ -2,25 +2,40 @@
 
 import contextlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
+import jax.numpy as jnp
+from jax.experimental import multihost_utils
 
 from mgen.errors import UserError
+from mgen.train.state import TrainState
+from mgen.typing import Batch, Key, Metrics
 
 
 class StopOnSignal(contextlib.AbstractContextManager):
     """SIGTERM (a preempted machine) or Ctrl-C: finish the step, save, end the loop.
 
-    A second Ctrl-C interrupts at once.
+    A second Ctrl-C interrupts at once. Of several processes, JAX tells all of them of a SIGTERM to
+    one, and at which step to end.
     """
 
     requested = False
 
     def __enter__(self) -> "StopOnSignal":
-        self._previous = {s: signal.signal(s, self._stop) for s in (signal.SIGTERM, signal.SIGINT)}
+        self.alone = jax.process_count() == 1
+        # That of JAX stays where there are several.
+        handled = (signal.SIGTERM, signal.SIGINT) if self.alone else (signal.SIGINT,)
+        self._previous = {number: signal.signal(number, self._stop) for number in handled}
         return self
+
+    def at(self, step: int) -> bool:
+        """Whether to end after this step; to be called after each."""
+        if self.alone:
+            return self.requested
+        return multihost_utils.reached_preemption_sync_point(step)
 
     def __exit__(self, *exc: object) -> None:
         for number, handler in self._previous.items():
@@ -30,6 +45,20 @@ class StopOnSignal(contextlib.AbstractContextManager):
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.requested = True
+
+
+def skipping(train_step: Callable[..., Any]) -> Callable[..., Any]:
+    """A train step whose result is left out, but for the count of steps, where a metric or what it
+    makes of the parameters is not finite; its loss is NaN then."""
+
+    def step(state: TrainState, batch: Batch, key: Key) -> tuple[TrainState, Metrics]:
+        new, metrics = train_step(state, batch, key)
+        leaves = jax.tree.leaves((new.params, metrics))
+        good = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))
+        kept = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, state.replace(step=new.step))
+        return kept, metrics | {"loss": jnp.where(good, metrics["loss"], jnp.nan)}
+
+    return step
 
 
 class Profiler(contextlib.AbstractContextManager):

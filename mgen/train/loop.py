@@ -24,7 +24,7 @@ from mgen.progress import Progress
 from mgen.sharding import mesh as mesh_lib
 from mgen.sharding.mesh import OnMesh
 from mgen.train.checkpoint import Checkpoints
-from mgen.train.guards import Profiler, StopOnSignal, out_of_memory_advice
+from mgen.train.guards import Profiler, StopOnSignal, out_of_memory_advice, skipping
 from mgen.train.logging import MetricWriter, make_writer
 from mgen.train.state import TrainState
 from mgen.train.task import Task
@@ -43,6 +43,7 @@ def default_config(**overrides: Any) -> ml_collections.ConfigDict:
       resume: workdir whose whole state to go on from, and
       init_from: workdir whose weights to start from, while this one has no checkpoint of its own.
       profile_start, profile_steps: trace that many steps from that one.
+      nonfinite: what happens at a step with a NaN: "stop", or "skip" it; its batch is written down.
     """
     config = ml_collections.ConfigDict(
         dict(
@@ -58,6 +59,7 @@ def default_config(**overrides: Any) -> ml_collections.ConfigDict:
             init_from="",
             profile_start=10,
             profile_steps=0,
+            nonfinite="stop",
         )
     )
     config.update(overrides)
@@ -102,17 +104,19 @@ def train(
         out_of_memory_advice(),
         jax.transfer_guard("disallow"),  # an implicit host-device copy in the loop is a bug
     ):
-        watch = _Watch(task, writer, progress, step)
+        watch = _Watch(task, writer, progress, step, workdir)
         while step < settings.steps:
             batch = compiled.put(next(iterator))
             profiler.at(step)
             state, metrics = compiled.train(state, batch, compiled.key(root_key, step))
             step += 1
-            last = step == settings.steps or stop.requested
+            stopped = stop.at(step)
+            last = step == settings.steps or stopped
 
             # Look before saving: a state with a NaN in it must never replace a good checkpoint.
-            if last or step % settings.log_every == 0 or step % settings.save_every == 0:
-                watch.check(step, metrics, log=last or step % settings.log_every == 0)
+            log = last or step % settings.log_every == 0
+            if log or step % settings.save_every == 0 or watch.skips:
+                watch.check(step, metrics, batch, log)
             # Save before evaluating: evaluation may be long, and the iterator now stands after
             # exactly `step` batches.
             checkpoints.save(step, state, iterator, plain_config, force=last)
@@ -124,9 +128,13 @@ def train(
                     with jax.transfer_guard("allow"):
                         watch.write_summaries(step, task.summaries(state, first, root_key))
             progress.update()
-            if stop.requested:
+            if stopped:
                 break
     return step
+
+
+# Steps in a row that `train.nonfinite` = "skip" forgives.
+MOST_SKIPPED = 20
 
 
 class CompiledSteps:
@@ -143,8 +151,9 @@ class CompiledSteps:
         everywhere = mesh_lib.replicated(mesh)
         state, batch = self.state_sharding, self.batch_sharding
         self.init = jax.jit(task.init, out_shardings=state)
+        skips = task.config.train.get("nonfinite") == "skip"
         train = jax.jit(
-            task.train_step,
+            skipping(task.train_step) if skips else task.train_step,
             in_shardings=(state, batch, everywhere),
             out_shardings=(state, everywhere),
             donate_argnums=0,
@@ -273,19 +282,22 @@ class _Watch:
     """Reads metrics back from the device, stops on values that are not finite, writes and shows
     them."""
 
-    def __init__(self, task: Task, writer: MetricWriter, progress: Progress, step: int):
-        self.task, self.writer, self.progress = task, writer, progress
+    def __init__(
+        self, task: Task, writer: MetricWriter, progress: Progress, step: int, workdir: Path
+    ):
+        self.task, self.writer, self.progress, self.workdir = task, writer, progress, workdir
         self.last_step, self.last_time = step, time.monotonic()
+        self.skips = task.config.train.get("nonfinite") == "skip"
+        self.skipped = 0  # steps in a row
         self.warned: set[str] = set()
 
-    def check(self, step: int, metrics: Batch, log: bool) -> None:
+    def check(self, step: int, metrics: Batch, batch: Batch, log: bool) -> None:
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         bad = [name for name, value in values.items() if not np.isfinite(value)]
         if bad:
-            raise UserError(
-                f"step {step}: {', '.join(bad)} not finite ({values[bad[0]]}); stopped, the last "
-                "checkpoint is intact; lower optim.learning_rate or set optim.clip"
-            )
+            self._not_finite(step, f"{', '.join(bad)} not finite ({values[bad[0]]})", batch)
+            return
+        self.skipped = 0
         if not log:
             return
         for warning in self.task.warnings(values):
@@ -296,6 +308,22 @@ class _Watch:
         values["steps_per_second"] = (step - self.last_step) / max(now - self.last_time, 1e-9)
         self.last_step, self.last_time = step, now
         self.write(step, {f"train/{name}": value for name, value in values.items()})
+
+    def _not_finite(self, step: int, what: str, batch: Batch) -> None:
+        """Stops, or warns of a step that was skipped; writes down its batch."""
+        self.skipped += 1
+        path = self.workdir / f"nonfinite_{step}_{jax.process_index()}.npz"
+        if self.skipped == 1:
+            arrays = {name: x.addressable_data(0) for name, x in batch.items()}
+            np.savez(path, **jax.device_get(arrays))
+        size = next(iter(batch.values())).shape[0]
+        where = f"examples {(step - 1) * size} to {step * size - 1} of the stream, see {path}"
+        if not self.skips or self.skipped > MOST_SKIPPED:
+            raise UserError(
+                f"step {step}: {what}; stopped, the last checkpoint is intact ({where}); lower "
+                "optim.learning_rate or set optim.clip"
+            )
+        print(f"warning: step {step}: {what}; skipped ({where})", flush=True)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         if jax.process_index():

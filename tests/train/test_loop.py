@@ -101,6 +101,52 @@ def test_nan_stops_with_the_metrics_name_and_keeps_the_good_checkpoint(linear, t
     assert Checkpoints(tmp_path).latest_step() == 5
 
 
+def poisoned(make_data, first, last):
+    """The data of `make_data`, with a NaN in the batches `first` to `last`."""
+
+    class Iterator(grain.DatasetIterator):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner, self.count = inner, itertools.count()
+
+        def __next__(self):
+            batch = next(self.inner)
+            if first <= next(self.count) <= last:
+                batch["x"] = np.where(np.arange(4) == 1, np.nan, batch["x"]).astype(np.float32)
+            return batch
+
+        def get_state(self):
+            return self.inner.get_state()
+
+        def set_state(self, state):
+            self.inner.set_state(state)
+
+    return lambda train: Iterator(make_data(train)) if train else make_data(train)
+
+
+def test_a_step_with_a_nan_is_skipped_where_the_config_says_so(linear, tmp_path, capsys):
+    task_class, make_config, make_data = linear
+    config = make_config(nonfinite="skip", steps=8)
+    done, state = run(linear, tmp_path, poisoned(make_data, 6, 6), config=config)
+    assert done == state.step == 8 and np.isfinite(state.params["weights"]).all()
+    assert "warning: step 7: loss" in capsys.readouterr().out
+    with np.load(tmp_path / "nonfinite_7_0.npz", allow_pickle=False) as saved:
+        assert np.isnan(saved["x"][:, 1]).all() and not np.isnan(saved["x"][:, 0]).any()
+    # As if there had been no such batch, but for the keys of the steps.
+    _, plain = run(linear, tmp_path / "six", steps=6)
+    _, skipped = run(
+        linear, tmp_path / "seven", poisoned(make_data, 6, 6),
+        config=make_config(nonfinite="skip", steps=7),
+    )  # fmt: skip
+    np.testing.assert_array_equal(skipped.params["weights"], plain.params["weights"])
+
+
+def test_too_many_of_them_stop_the_run(linear, tmp_path):
+    config = linear[1](nonfinite="skip", steps=50)
+    with pytest.raises(UserError, match=r"step 24: .*; stopped"):
+        run(linear, tmp_path, poisoned(linear[2], 3, 99), config=config)
+
+
 def test_accumulation_equals_the_whole_batch(linear):
     task_class, make_config, make_data = linear
     batch = {"x": next(make_data(True))["x"]}

@@ -1,0 +1,41 @@
+"""Weak scaling of a language model and of a diffusion Transformer, from programs compiled for 8 to
+1024 TPUs: bounds of a step and of MFU, bytes between devices; a table and a picture.
+
+mgen scaling --out=out/scaling        # what `make scaling` runs, some minutes a model
+"""
+
+import os
+import sys
+
+if __name__ == "__main__":
+    sys.path.pop(0)  # launch/tokenize.py must not shadow the standard library's tokenize
+
+# Before jax is imported: the host computes, the library only compiles.
+os.environ.update(JAX_PLATFORMS="cpu", TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1")
+
+from absl import flags
+
+from mgen import cli
+
+_OUT = flags.DEFINE_string("out", "out/scaling", "Folder of the table and the picture.")
+_TOPOLOGIES = flags.DEFINE_list(
+    "topologies", "v5p:2x2x2,v5p:4x4x4,v5p:8x8x8,v5p:8x8x16", "Growing ones."
+)
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    from mgen import clips, preflight
+
+    every = preflight.full_size()
+    models = {"hierarchy/musicgen_large": 4, "stems/latent_stems_1b": 4}
+    configs = {}
+    for name, each in models.items():
+        config = every[name].unlock()
+        config.train.mesh = "fsdp=-1"
+        configs[name] = config, each
+    preflight.scaling(configs, _TOPOLOGIES.value, clips.make_folder(_OUT.value))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,325 @@
+"""Does a config fit a machine that is not here? Its training step, compiled ahead of time for a
+topology of accelerators, on a host without any.
+
+The compiler is the machine's own (libtpu; the CUDA plugin of JAX): what it refuses would have failed
+there.
+"""
+
+import dataclasses
+import importlib
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+from jax.experimental import topologies
+
+from mgen.errors import UserError
+from mgen.progress import track
+from mgen.sharding import cost
+from mgen.sharding.chips import CHIPS, GIB, Chip
+from mgen.sharding.mesh import BATCH, make_mesh
+from mgen.train.checkpoint import make_task
+from mgen.train.loop import CompiledSteps
+
+# Of a compiler that found no room.
+NO_ROOM = ("RESOURCE_EXHAUSTED", "out of memory", "Ran out of memory")
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """A compiled step on one device, in bytes, operations and seconds.
+
+    Attributes:
+      arguments, temporaries, peak: memory; limit: what a device has.
+      flops: of all devices together. traffic: estimate of what a device moves to and from its
+        memory. collectives: bytes that a device receives, by kind.
+      seconds: to compile.
+    """
+
+    devices: int
+    batch: int
+    arguments: float
+    temporaries: float
+    peak: float
+    limit: float
+    flops: float
+    traffic: float
+    collectives: dict[str, float]
+    seconds: float
+
+    @property
+    def fits(self) -> bool:
+        return self.peak <= self.limit
+
+    def bounds(self, chip: Chip) -> dict[str, float]:
+        """Least seconds a step for each of "compute", "memory" and "links"."""
+        return {
+            "compute": self.flops / self.devices / chip.flops,
+            "memory": self.traffic / chip.bandwidth,
+            "links": sum(self.collectives.values()) / chip.link,
+        }
+
+    def utilisation(self, chip: Chip) -> float:
+        """The most that a step can make of the device's FLOPs, everything overlapping."""
+        bounds = self.bounds(chip)
+        return bounds["compute"] / max(*bounds.values(), 1e-12)
+
+
+def chip_of(topology: str) -> Chip:
+    """Of "v5e:2x4"; `UserError` for a chip that there is not."""
+    name = topology.partition(":")[0]
+    if name not in CHIPS:
+        raise UserError(f"--topology={topology}: expected CHIP:SHAPE with one of {', '.join(CHIPS)}")
+    return CHIPS[name]
+
+
+def devices_of(topology: str, slices: int = 1) -> list[Any]:
+    """The devices of a TPU topology such as "v5e:2x4"; `UserError` where it cannot be had."""
+    name, _, shape = topology.partition(":")
+    options: dict[str, Any] = {"num_slices": slices} if slices > 1 else {}
+    if name == "v4":
+        options |= {"chip_config_name": "megacore", "chips_per_host_bounds": (2, 2, 1)}
+    elif shape.replace("x", "").strip("1") == "":
+        options["chips_per_host_bounds"] = (1, 1, 1)
+    try:
+        found = topologies.get_topology_desc(
+            platform="tpu", topology_name=f"{name}:{shape}", **options
+        )
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"--topology={topology}: {reason} (expected libtpu, `pip install 'mgen[preflight]'`,"
+            " and a shape of that chip)"
+        ) from error
+    return list(found.devices)
+
+
+def compiled_step(config: ml_collections.ConfigDict, devices: list[Any], limit: float) -> Report:
+    """The training step of an experiment on `devices`, by its `train.mesh`.
+
+    The batch is `data.batch_size`, of all devices together, made a multiple of what it is split
+    into.
+
+    Raises:
+      MemoryError: the compiler found no room, with its words.
+    """
+    mesh = make_mesh(config.train.mesh, devices)
+    task = make_task(config)
+    steps = CompiledSteps(task, mesh)
+    shards = mesh.shape[BATCH[0]] * mesh.shape[BATCH[1]]
+    batch = -(-config.data.batch_size // shards) * shards
+    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    key = jax.eval_shape(lambda: jax.random.key(0))
+
+    def placed(specs: Any, shardings: Any) -> Any:
+        return jax.tree.map(
+            lambda leaf, own: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=own),
+            specs,
+            shardings,
+        )
+
+    arguments = (
+        placed(steps.abstract, steps.state_sharding),
+        placed(task.batch_spec(batch), steps.batch_sharding),
+        jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=everywhere),
+    )
+    with jax.set_mesh(mesh):
+        operations = cost.flops(jax.make_jaxpr(task.train_step)(*arguments))
+    start = time.perf_counter()
+    try:
+        compiled = steps.train.lower(*arguments).compile()
+    except Exception as error:
+        if any(words in str(error) for words in NO_ROOM):
+            raise MemoryError(_first_line(error)) from error
+        raise
+    seconds = time.perf_counter() - start
+    memory, analysis = compiled.memory_analysis(), compiled.cost_analysis() or {}
+    counted = max(analysis.get("flops", 0.0), 1.0)
+    # XLA counts bodies of loops once, in bytes as in operations.
+    repeated = max(1.0, operations / len(devices) / counted)
+    return Report(
+        devices=len(devices),
+        batch=batch,
+        arguments=memory.argument_size_in_bytes,
+        temporaries=memory.temp_size_in_bytes,
+        # The new state takes the place of the old one.
+        peak=memory.argument_size_in_bytes
+        + memory.temp_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes,
+        limit=limit,
+        flops=operations,
+        traffic=repeated * analysis.get("bytes accessed", 0.0),
+        collectives=cost.collective_bytes(compiled.as_text()),
+        seconds=seconds,
+    )
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if any(words in line for words in NO_ROOM)]
+    return lines[0].strip()
+
+
+def remedies(config: ml_collections.ConfigDict) -> Iterator[tuple[str, ml_collections.ConfigDict]]:
+    """What to change where there is no room, each on top of the one before: parameters split over
+    all devices, activations computed anew, smaller batches."""
+    changed = ml_collections.ConfigDict(config.to_dict())
+    said: list[str] = []
+
+    def step(field: str, value: Any) -> tuple[str, ml_collections.ConfigDict]:
+        parts = field.split(".")
+        place = changed
+        for part in parts[:-1]:
+            place = place[part]
+        place[parts[-1]] = value
+        said.append(f"--config.{field}={value}")
+        return " ".join(said), ml_collections.ConfigDict(changed.to_dict())
+
+    if changed.train.mesh != "fsdp=-1":
+        yield step("train.mesh", "fsdp=-1")
+    model = changed.model
+    if model.get("remat") in ("none", "dots"):
+        yield step("model.remat", "full")
+    elif model.get("remat") is False:
+        yield step("model.remat", True)
+    while changed.data.batch_size > 1:
+        said[:] = [text for text in said if "batch_size" not in text]
+        yield step("data.batch_size", changed.data.batch_size // 2)
+
+
+def full_size() -> dict[str, ml_collections.ConfigDict]:
+    """The shipped configs but the tiny ones, each of their choices: {"hierarchy/yue_7b:tracks":
+    ...}."""
+    import mgen.configs
+
+    found = {}
+    for path in sorted(Path(mgen.configs.__path__[0]).glob("*/*.py")):
+        folder, name = path.parent.name, path.stem
+        if name.startswith(("tiny", "_")) or name.endswith("_base") or folder == "ablation":
+            continue
+        module = importlib.import_module(f"mgen.configs.{folder}.{name}")
+        choices = tuple(getattr(module, "STAGES", ())) or getattr(module, "CHOICES", ("",))
+        for choice in choices:
+            label = f"{folder}/{name}:{choice}" if choice else f"{folder}/{name}"
+            found[label] = module.get_config(choice)
+    return found
+
+
+def table(
+    configs: dict[str, ml_collections.ConfigDict], topology: str, slices: int, mesh: str
+) -> bool:
+    """Prints a row for each config, and for one alone that does not fit what does; returns whether
+    all of them fit."""
+    chip, devices = chip_of(topology), devices_of(topology, slices)
+    rows, failures = [], []
+    for name, config in track(configs.items(), f"compiling for {topology}", unit="configs"):
+        config = ml_collections.ConfigDict(config.to_dict())
+        config.train.mesh = mesh or config.train.mesh
+        try:
+            report = compiled_step(config, devices, chip.memory)
+            rows.append(describe(name, report, chip))
+        except MemoryError as error:
+            failures.append(f"{name}: {error}")
+            if len(configs) == 1:
+                rows += _what_fits(name, config, devices, chip)
+        except UserError as error:
+            failures.append(f"{name}: {error}")
+    if rows:
+        print_rows(rows, f"{topology}, {slices} slice(s); GiB and ms of a device")
+    print(*failures, sep="\n")
+    return not failures
+
+
+def print_rows(rows: list[dict[str, str]], title: str) -> None:
+    """As a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = Table(*rows[0], title=title)
+    for row in rows:
+        shown.add_row(*row.values())
+    Console(width=150).print(shown)
+
+
+def _what_fits(
+    name: str, config: ml_collections.ConfigDict, devices: list[Any], chip: Chip
+) -> list[dict[str, str]]:
+    """The first of the remedies that compiles, if there is one."""
+    for said, changed in remedies(config):
+        try:
+            report = compiled_step(changed, devices, chip.memory)
+        except MemoryError:
+            continue
+        return [describe(f"{name} {said}", report, chip)]
+    return []
+
+
+def describe(name: str, report: Report, chip: Chip) -> dict[str, str]:
+    """A row of the table."""
+    bounds = report.bounds(chip)
+    largest = max(bounds, key=lambda kind: bounds[kind])
+    return {
+        "config": name,
+        "devices": str(report.devices),
+        "batch": str(report.batch),
+        "arguments": f"{report.arguments / GIB:.2f}",
+        "temporaries": f"{report.temporaries / GIB:.2f}",
+        "peak": f"{report.peak / GIB:.2f} of {report.limit / GIB:.0f}",
+        "TFLOP": f"{report.flops / 1e12:.1f}",
+        "links": f"{sum(report.collectives.values()) / GIB:.2f}",
+        "step": f"{1e3 * max(bounds.values()):.1f} ms ({largest})",
+        "MFU": f"{report.utilisation(chip):.0%}",
+        "compile": f"{report.seconds:.0f} s",
+    }
+
+
+def scaling(
+    configs: dict[str, tuple[ml_collections.ConfigDict, int]], over: list[str], out: Path
+) -> None:
+    """Weak scaling as compiled: a table of the bounds of a step over growing topologies, with the
+    same batch a device, to out/scaling.json and, as a picture, out/scaling.png.
+
+    Args:
+      configs: experiments by name, and the examples of a step on each device.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in configs}
+    jobs = [(name, topology) for name in configs for topology in over]
+    for name, topology in track(jobs, "compiling", unit="programs"):
+        config, each = configs[name]
+        chip, devices = chip_of(topology), devices_of(topology)
+        config = ml_collections.ConfigDict(config.to_dict())
+        config.data.batch_size = each * len(devices)
+        report = compiled_step(config, devices, chip.memory)
+        rows[name].append(
+            describe(name, report, chip)
+            | {"topology": topology, "bounds": report.bounds(chip)}
+            | {"utilisation": report.utilisation(chip)}
+        )
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4))
+    for name, found in rows.items():
+        counts = [int(row["devices"]) for row in found]
+        axes[0].plot(counts, [1e3 * max(r["bounds"].values()) for r in found], "o-", label=name)
+        axes[0].plot(counts, [1e3 * r["bounds"]["links"] for r in found], ":", label=f"{name}: links")
+        axes[1].plot(counts, [100 * r["utilisation"] for r in found], "o-", label=name)
+    for axis, label in zip(axes, ("bound of a step, ms", "bound of MFU, %")):
+        axis.set(xscale="log", xlabel="devices", ylabel=label, ylim=(0, None))
+        axis.legend(fontsize="x-small")
+    figure.tight_layout()
+    figure.savefig(out / "scaling.png", dpi=100)
+    plt.close(figure)
+    (out / "scaling.json").write_text(json.dumps(rows, indent=2) + "\n")
+    for found in rows.values():
+        shown = [
+            {"topology": r["topology"], **{k: v for k, v in r.items() if isinstance(v, str)}}
+            for r in found
+        ]
+        print_rows(shown, "the same batch a device")

@@ -1,0 +1,43 @@
+"""Many processes as one run: who they are, from what the launcher left in the environment."""
+
+import os
+from collections.abc import Mapping
+
+import jax
+
+from mgen.errors import UserError
+
+# Set by hand, or by launch/cluster: host:port of the first process, how many, which one.
+OWN = ("MGEN_COORDINATOR", "MGEN_PROCESSES", "MGEN_PROCESS")
+# Sizes of a job under Slurm and Open MPI, and the workers of a TPU slice (GKE and TPU VMs).
+SIZES = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
+WORKERS = "TPU_WORKER_HOSTNAMES"
+
+
+def initialize(environment: Mapping[str, str] = os.environ) -> None:
+    """`jax.distributed.initialize` where this is one process of several; otherwise nothing.
+
+    JAX itself knows the address and the numbers under Slurm, Open MPI, GKE and on TPU VMs.
+
+    Raises:
+      UserError: some of `OWN` without the others.
+    """
+    own = [environment.get(name, "") for name in OWN]
+    if all(own):
+        address, processes, process = own
+        if not (processes.isdigit() and process.isdigit() and int(process) < int(processes)):
+            raise UserError(f"{OWN[1]}={processes}, {OWN[2]}={process}: expected numbers, 0 <= i < n")
+        jax.distributed.initialize(address, int(processes), int(process))
+    elif any(own):
+        lacking = [name for name, value in zip(OWN, own) if not value]
+        raise UserError(f"{', '.join(lacking)}: missing beside the others of {', '.join(OWN)}")
+    elif several(environment):
+        jax.distributed.initialize()
+
+
+def several(environment: Mapping[str, str]) -> bool:
+    """Whether a launcher started more processes than this one."""
+    sizes = (environment.get(name, "1") for name in SIZES)
+    return any(size.isdigit() and int(size) > 1 for size in sizes) or (
+        "," in environment.get(WORKERS, "")
+    )

@@ -1,0 +1,82 @@
+"""Training steps compiled for TPUs that are not here, with their own compiler."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from mgen import preflight
+from mgen.errors import UserError
+from mgen.sharding.chips import CHIPS, GIB
+
+# config, topology, mesh, GiB that a device may need at most.
+CASES = [
+    ("hierarchy/musiclm_430m:coarse", "v5e:2x4", "fsdp=8", 12.0),
+    ("stems/msdm_slakh", "v5e:2x4", "data=8", 15.0),
+]
+SCRIPT = """
+import json, sys
+from mgen import cli, preflight
+name, topology, mesh = sys.argv[1:]
+config = preflight.full_size()[name]
+config.unlock(); config.train.mesh = mesh
+report = preflight.compiled_step(config, preflight.devices_of(topology), 0)
+print(json.dumps(dict(peak=report.peak, flops=report.flops, links=report.collectives)))
+"""
+
+
+def compile_for(name, topology, mesh):
+    pytest.importorskip("libtpu")
+    environment = dict(JAX_PLATFORMS="cpu", TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1")
+    return subprocess.run(
+        [sys.executable, "-c", SCRIPT, name, topology, mesh],
+        capture_output=True, text=True, env=os.environ | environment,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "topology", "mesh", "most"), CASES)
+def test_full_size_steps_fit(name, topology, mesh, most):
+    done = compile_for(name, topology, mesh)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert 0.1 * GIB < found["peak"] < most * GIB and found["flops"] > 1e12
+    assert sum(found["links"].values()) > 1e6
+
+
+def test_what_does_not_fit_says_so():
+    done = compile_for("hierarchy/musicgen_large", "v5e:2x2", "data=4")
+    assert done.returncode != 0 and "MemoryError" in done.stderr, done.stderr[-2000:]
+
+
+def test_remedies_build_on_each_other():
+    config = preflight.full_size()["hierarchy/musicgen_small"]
+    with config.unlocked():
+        config.train.mesh, config.model.remat, config.data.batch_size = "data=-1", "none", 4
+    said = [text for text, _ in preflight.remedies(config)]
+    assert said == [
+        "--config.train.mesh=fsdp=-1",
+        "--config.train.mesh=fsdp=-1 --config.model.remat=full",
+        "--config.train.mesh=fsdp=-1 --config.model.remat=full --config.data.batch_size=2",
+        "--config.train.mesh=fsdp=-1 --config.model.remat=full --config.data.batch_size=1",
+    ]
+    *_, (_, last) = preflight.remedies(config)
+    assert last.data.batch_size == 1 and config.data.batch_size == 4
+
+
+def test_a_report_is_bound_by_the_slowest():
+    chip = CHIPS["v5e"]
+    report = preflight.Report(
+        devices=2, batch=8, arguments=GIB, temporaries=GIB, peak=2 * GIB, limit=chip.memory,
+        flops=2 * chip.flops, traffic=chip.bandwidth / 2, collectives={"all-gather": 2 * chip.link},
+        seconds=1.0,
+    )  # fmt: skip
+    assert report.fits and report.bounds(chip) == {"compute": 1.0, "memory": 0.5, "links": 2.0}
+    assert report.utilisation(chip) == 0.5
+    assert preflight.describe("x", report, chip)["step"] == "2000.0 ms (links)"
+
+
+def test_unknown_chips_are_refused():
+    with pytest.raises(UserError, match="v9x:2x2: expected CHIP:SHAPE"):
+        preflight.chip_of("v9x:2x2")
