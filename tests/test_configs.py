@@ -26,7 +26,7 @@ def path(request):
     return request.param
 
 
-@pytest.mark.parametrize("arg", ["", "smoke", "runlocal"])
+@pytest.mark.parametrize("arg", ["", "smoke"])
 def test_step_of_every_config_has_a_shape(path, arg):
     """At full size too: nothing is computed."""
     config, _ = load(path, arg)
@@ -38,6 +38,12 @@ def test_step_of_every_config_has_a_shape(path, arg):
     same = jax.tree.map(lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), state, after)
     assert all(jax.tree.leaves(same))
     assert metrics["loss"].shape == () and metrics["loss"].dtype == np.float32
+
+
+def test_a_local_run_is_the_same_model_in_few_and_small_steps(path):
+    (config, _), (local, _) = load(path), load(path, "runlocal")
+    assert local.is_locked and local.data.batch_size == 2 and local.train.steps == 20
+    assert local.model == config.model
 
 
 def test_docstring_holds_the_command_and_the_hardware(path):
