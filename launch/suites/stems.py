@@ -40,10 +40,10 @@ class Sizes(NamedTuple):
     steps: int = 150
 
 
-SMOKE = Sizes(32, 8192, 4)
+FULL, SMOKE = Sizes(), Sizes(128, 8192, 4)
 
 
-def run(sizes: Sizes = Sizes()) -> list[dict[str, Any]]:
+def run(sizes: Sizes = FULL) -> list[dict[str, Any]]:
     """Rows {suite, case, unit, ours, peer, ratio}."""
     try:
         import audio_diffusion_pytorch as released
