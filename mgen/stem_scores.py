@@ -17,9 +17,9 @@ from mgen.metrics import bootstrap, frechet
 from mgen.metrics.audio import si_sdr
 from mgen.metrics.separation import windowed_si_sdri
 from mgen.progress import track
-from mgen.stems.latent_sample import SAMPLING, THROUGH, LatentStems
+from mgen.stems.latent_sample import THROUGH, LatentStems
 from mgen.stems.sample import FrozenSeparator, FrozenStems
-from mgen.stems.settings import GENERATION, IMPUTATION, SamplingConfig
+from mgen.stems.settings import GENERATION, IMPUTATION
 from mgen.train.checkpoint import Trained, load_trained
 from mgen.typing import Bool, Float, ndarray
 
@@ -152,12 +152,23 @@ def separated(
     separator: Separator, stems: Float[ndarray, "N S T C"], options: Options, name: str
 ) -> Float[ndarray, "N S T C"]:
     """What a method makes of the mixes of all clips."""
+
+    def run(rows: ndarray, seeds: ndarray) -> ndarray:
+        return separator(stems[rows].sum(axis=1), seeds=seeds)
+
+    return in_batches(run, len(stems), options, name)
+
+
+def in_batches(
+    run: Callable[[ndarray, ndarray], ndarray], count: int, options: Options, name: str
+) -> ndarray:
+    """What `run` makes of the numbers and the seeds of `count` clips, batch by batch; all batches
+    are full, for one compiled program."""
     parts = []
-    for start in track(range(0, len(stems), options.batch), name, unit="batches"):
-        # Full batches only: one compiled program.
-        rows = np.arange(start, start + options.batch) % len(stems)
-        parts.append(separator(stems[rows].sum(axis=1), seeds=options.seed + rows))
-    return np.concatenate(parts)[: len(stems)]
+    for start in track(range(0, count, options.batch), name, unit="batches"):
+        rows = np.arange(start, start + options.batch) % count
+        parts.append(run(rows, options.seed + rows))
+    return np.concatenate(parts)[:count]
 
 
 def mix_levels(stems: Float[ndarray, "N S T C"]) -> Float[ndarray, "N S"]:
@@ -202,14 +213,6 @@ def intervals(
     }
 
 
-def sampling_of(
-    model: FrozenStems | LatentStems, waveforms: SamplingConfig, changes: dict[str, Any]
-) -> SamplingConfig:
-    """Of waveforms as told, of latents theirs, with `changes`."""
-    own = SAMPLING if isinstance(model, LatentStems) else waveforms
-    return dataclasses.replace(own, **changes)
-
-
 def imputed(
     model: FrozenStems | LatentStems,
     stems: Float[ndarray, "N S T C"],
@@ -218,26 +221,26 @@ def imputed(
     options: Options,
 ) -> Float[ndarray, "N T C"]:
     """The stem `target` of each clip, drawn given the others."""
-    sampling = sampling_of(model, IMPUTATION, changes)
-    parts = []
-    for start in track(range(0, len(stems), options.batch), f"impute {target}", unit="batches"):
-        rows = np.arange(start, start + options.batch) % len(stems)
-        given = {name: stems[rows, stem] for stem, name in enumerate(model.names) if name != target}
-        seeds = options.seed + rows
-        parts.append(model.arrange(given, [target], seeds=seeds, sampling=sampling)[:, 0])
-    return np.concatenate(parts)[: len(stems)]
+    sampling = tracks.drawing_sampling(model, IMPUTATION, changes)
+    others = [(stem, name) for stem, name in enumerate(model.names) if name != target]
+
+    def run(rows: ndarray, seeds: ndarray) -> ndarray:
+        given = {name: stems[rows, stem] for stem, name in others}
+        return model.arrange(given, [target], seeds=seeds, sampling=sampling)[:, 0]
+
+    return in_batches(run, len(stems), options, f"impute {target}")
 
 
 def generated(
     model: FrozenStems | LatentStems, changes: dict[str, Any], options: Options
 ) -> Float[ndarray, "N S T C"]:
     """Clips from nothing."""
-    sampling = sampling_of(model, GENERATION, changes)
-    parts = []
-    for start in track(range(0, options.clips, options.batch), "generate", unit="batches"):
-        seeds = options.seed + start + np.arange(options.batch)
-        parts.append(model.generate(seconds=options.seconds, seeds=seeds, sampling=sampling))
-    return np.concatenate(parts)[: options.clips]
+    sampling = tracks.drawing_sampling(model, GENERATION, changes)
+
+    def run(rows: ndarray, seeds: ndarray) -> ndarray:
+        return model.generate(seconds=options.seconds, seeds=seeds, sampling=sampling)
+
+    return in_batches(run, options.clips, options, "generate")
 
 
 def distances(

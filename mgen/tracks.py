@@ -30,7 +30,14 @@ from mgen.stems.condition import StemCondition
 from mgen.stems.latent_sample import SAMPLING, THROUGH, LatentStems
 from mgen.stems.sample import CONTEXT, FrozenSeparator, FrozenStems
 from mgen.stems.separating import FADE, OnStep
-from mgen.stems.settings import GENERATION, IMPUTATION, Dirac, Gaussian, Likelihood
+from mgen.stems.settings import (
+    GENERATION,
+    IMPUTATION,
+    Dirac,
+    Gaussian,
+    Likelihood,
+    SamplingConfig,
+)
 from mgen.stems.windows import Source, Windows
 from mgen.train.checkpoint import Trained, load_trained, make_task
 from mgen.typing import Float, ndarray
@@ -95,6 +102,16 @@ def define_likelihood_flag() -> flags.FlagHolder[str | None]:
     return flags.DEFINE_enum("likelihood", None, [*LIKELIHOODS, *THROUGH], text.format(*pairs))
 
 
+def drawing_sampling(
+    model: FrozenStems | LatentStems,
+    waveforms: SamplingConfig,
+    changes: Mapping[str, Any] | None = None,
+) -> SamplingConfig:
+    """How stems are drawn: of waveforms as told, of latents their own way, with `changes`."""
+    own = SAMPLING if isinstance(model, LatentStems) else waveforms
+    return dataclasses.replace(own, **(changes or {}))
+
+
 def separation(
     model: Model, kind: str | None = "", derived: str = "", changes: Mapping[str, Any] | None = None
 ) -> tuple[dict[str, Any], int]:
@@ -115,7 +132,7 @@ def separation(
             raise UserError(f"a separator draws nothing, expected no {', '.join(unknown)}")
         return {}, 1
     if isinstance(model, LatentStems):
-        sampling = dataclasses.replace(SAMPLING, **changes)
+        sampling = drawing_sampling(model, SAMPLING, changes)
         return dict(through=kind or THROUGH[0], sampling=sampling), sampling.steps
     own = likelihood(kind or LIKELIHOODS[0], derived, model.names)
     sampling = dataclasses.replace(model.separation_sampling(own), **changes)
@@ -206,12 +223,9 @@ def arrange(
         samples = num_samples(duration, model.sample_rate)
     if samples < 1:
         raise UserError("--duration: expected seconds where no stem is given")
-    own = IMPUTATION if given else GENERATION
-    if isinstance(model, LatentStems):
-        own = SAMPLING
-    elif chords:
+    if chords and not isinstance(model, LatentStems):
         raise UserError("--chords: this model is told none, expected one over latents")
-    sampling = dataclasses.replace(own, **(changes or {}))
+    sampling = drawing_sampling(model, IMPUTATION if given else GENERATION, changes)
     windows = Windows.overlapping(model.samples, model.hop, CONTEXT).count(samples)
     with progress("arranging", windows, sampling.steps) as on_step:
         told: dict[str, Any] = dict(seeds=[seed], sampling=sampling, on_step=on_step)

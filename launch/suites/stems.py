@@ -10,7 +10,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ import numpy as np
 from mgen.configs import stems_base
 from mgen.errors import UserError
 from mgen.interop import audio_diffusion
-from mgen.interop.audio_diffusion import FIELDS
+from mgen.interop.audio_diffusion import FIELDS, FIXED
 from mgen.stems.config import UNetConfig
 from mgen.stems.model import StemsConfig, init_params
 from mgen.stems.sample import FrozenStems
@@ -27,25 +27,24 @@ from mgen.stems.separating import keys_of
 from mgen.stems.settings import SamplingConfig
 from mgen.stems.unet import UNet1d
 
-SAMPLES = 65536
 TURNS = 3
-STEPS = 150
 # log(sigma) / 4 of the noise.
 NOISE = -0.5
-# Settings of MSDM that are no defaults of its network.
-PLAIN = dict(
-    patch_blocks=1,
-    kernel_multiplier_downsample=2,
-    use_nearest_upsample=False,
-    use_skip_scale=True,
-    use_attention_bottleneck=True,
-    use_context_time=True,
-)
-SMOKE = False
 
 
-def run(full: bool = True) -> list[dict[str, Any]]:
-    """Rows {suite, case, unit, ours, peer, ratio}; small networks unless `full`."""
+class Sizes(NamedTuple):
+    """Width of the U-Net, samples that it reads, steps of the sampling."""
+
+    width: int = 256
+    samples: int = 65536
+    steps: int = 150
+
+
+FULL, SMOKE = Sizes(), Sizes(128, 8192, 4)
+
+
+def run(sizes: Sizes = FULL) -> list[dict[str, Any]]:
+    """Rows {suite, case, unit, ours, peer, ratio}."""
     try:
         import audio_diffusion_pytorch as released
         import torch
@@ -53,11 +52,11 @@ def run(full: bool = True) -> list[dict[str, Any]]:
         raise UserError(f"stems: {error}; install the extra `parity`") from error
     torch.set_num_threads(os.cpu_count() or 1)
     torch.manual_seed(0)
-    width, samples, steps = (256, SAMPLES, STEPS) if full else (32, SAMPLES // 8, 4)
+    width, samples, steps = sizes
     shape = UNetConfig(width=width)
     released_fields = {theirs: getattr(shape, ours) for ours, theirs in FIELDS.items()}
     arguments = dict(
-        in_channels=shape.stems, kernel_sizes_init=[1, 3, 7], **PLAIN, **released_fields
+        in_channels=shape.stems, kernel_sizes_init=[1, 3, 7], **FIXED, **released_fields
     )
     model = released.UNet1d(**arguments).eval()
     state = {name: value.detach().numpy() for name, value in model.state_dict().items()}

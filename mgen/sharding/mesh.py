@@ -23,8 +23,8 @@ from mgen.typing import Array, PyTree
 AXES = ("data", "fsdp", "tensor", "seq")
 BATCH = ("data", "fsdp")
 # The axis of a parameter, from its end, that `tensor` splits, by the end of its path: heads of
-# attention, the hidden width of a feed-forward, the vocabulary, output channels of convolutions
-# (Megatron's columns and rows: what follows sums over the axis that was split).
+# attention, the hidden width of a feed-forward, the vocabulary (Megatron's columns and rows: what
+# follows sums over the axis that was split).
 RULES: tuple[tuple[str, int], ...] = (
     (r"(query|key|value)/(kernel|bias)$", -2),
     (r"(attention|time|tracks|global|text)\w*/out/kernel$", -3),
@@ -34,7 +34,6 @@ RULES: tuple[tuple[str, int], ...] = (
     (r"heads(/\w+)?/kernel$", -1),
     (r"pointwise_in/kernel$", -1),
     (r"pointwise_out/kernel$", -2),
-    (r"conv\w*/kernel$|_(up|down)/kernel$", -1),
 )
 
 

@@ -98,11 +98,19 @@ def codes_of(config, frames=F, seed=0):
 
 
 def random_params(config, scale=0.2):
-    """Away from the initial ones and zeros of norms and biases."""
+    """Away from the initial ones and zeros of norms and biases. Drawn by NumPy: XLA would compile
+    the initialisers for longer than most tests take."""
     inputs = codes_of(config), condition_of(config)
-    params = jax.jit(LM(config).init)(jax.random.key(0), *inputs)["params"]
+    params = jax.eval_shape(LM(config).init, jax.random.key(0), *inputs)["params"]
     rng = np.random.default_rng(1)
-    return jax.tree.map(lambda p: 1.5 * p + scale * rng.normal(size=p.shape).astype("f"), params)
+
+    def draw(path, spec):
+        start = 1.5 * (path[-1].key == "scale")
+        width = spec.shape[0] if spec.ndim > 1 else 1
+        spread = np.hypot(scale, 1.5 / np.sqrt(width)) if spec.ndim > 1 else scale
+        return jnp.asarray(start + spread * rng.normal(size=spec.shape), jnp.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, params)
 
 
 @pytest.fixture(scope="session", params=VARIANTS)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import jax
@@ -62,3 +63,18 @@ def test_mesh_from_text():
 def test_bad_mesh_is_refused_with_its_text(text):
     with pytest.raises(UserError, match=r"train\.mesh="):
         mesh.make_mesh(text)
+
+
+def test_of_several_slices_data_goes_between_them():
+    devices = [
+        types.SimpleNamespace(
+            id=i, slice_index=i // 4, process_index=i // 4, platform="cpu", device_kind="cpu"
+        )
+        for i in range(8)
+    ]
+    placed = mesh._placed(dict(data=4, fsdp=2, tensor=1, seq=1), devices, slices=2)
+    assert placed.shape == (4, 2, 1, 1) and {d.id for d in placed.flat} == set(range(8))
+    slices = [{device.slice_index for device in row.flat} for row in placed]
+    assert slices == [{0}, {0}, {1}, {1}]
+    with pytest.raises(UserError, match="data is no multiple of the 2 slices"):
+        mesh.make_mesh("data=1,fsdp=8", devices)
