@@ -1,8 +1,8 @@
 """Does a config fit a machine that is not here? Its training step, compiled ahead of time for a
 topology of accelerators, on a host without any.
 
-The compiler is the machine's own (libtpu; the CUDA plugin of JAX): what it refuses would have failed
-there.
+The compiler is the machine's own (libtpu; the CUDA plugin of JAX): what it refuses would have
+failed there.
 """
 
 import dataclasses
@@ -73,7 +73,8 @@ def chip_of(topology: str) -> Chip:
     """Of "v5e:2x4"; `UserError` for a chip that there is not."""
     name = topology.partition(":")[0]
     if name not in CHIPS:
-        raise UserError(f"--topology={topology}: expected CHIP:SHAPE with one of {', '.join(CHIPS)}")
+        known = ", ".join(CHIPS)
+        raise UserError(f"--topology={topology}: expected CHIP:SHAPE with one of {known}")
     return CHIPS[name]
 
 
@@ -308,7 +309,8 @@ def scaling(
     for name, found in rows.items():
         counts = [int(row["devices"]) for row in found]
         axes[0].plot(counts, [1e3 * max(r["bounds"].values()) for r in found], "o-", label=name)
-        axes[0].plot(counts, [1e3 * r["bounds"]["links"] for r in found], ":", label=f"{name}: links")
+        links = [1e3 * row["bounds"]["links"] for row in found]
+        axes[0].plot(counts, links, ":", label=f"{name}: links")
         axes[1].plot(counts, [100 * r["utilisation"] for r in found], "o-", label=name)
     for axis, label in zip(axes, ("bound of a step, ms", "bound of MFU, %")):
         axis.set(xscale="log", xlabel="devices", ylabel=label, ylim=(0, None))

@@ -30,8 +30,9 @@ shift 2
 case "$action" in
   create)
     [[ $# -eq 2 ]] || usage
+    read -ra flags <<< "${TPU_FLAGS:-}"
     gcloud compute tpus tpu-vm create "$name" --accelerator-type="$1" --zone="$2" \
-      --version="$VERSION" ${TPU_FLAGS:-}
+      --version="$VERSION" "${flags[@]}"
     ;;
   copy)
     archive="$(mktemp -d)/mgen.tar.gz"

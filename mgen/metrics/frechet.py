@@ -58,6 +58,11 @@ class Moments:
         mean = self.mean + apart * (other.count / count)
         return Moments(count, mean, self.scatter + other.scatter + between)
 
+    @property
+    def std(self) -> Float[ndarray, " D"]:
+        """Deviation of the rows in each dimension."""
+        return np.sqrt(np.diagonal(self.scatter) / self.count)
+
     def covariance(self) -> Float[ndarray, "D D"]:
         """Unbiased; raises `UserError` for a single row."""
         if self.count < 2:

@@ -26,7 +26,8 @@ def initialize(environment: Mapping[str, str] = os.environ) -> None:
     if all(own):
         address, processes, process = own
         if not (processes.isdigit() and process.isdigit() and int(process) < int(processes)):
-            raise UserError(f"{OWN[1]}={processes}, {OWN[2]}={process}: expected numbers, 0 <= i < n")
+            found = f"{OWN[1]}={processes}, {OWN[2]}={process}"
+            raise UserError(f"{found}: expected numbers, 0 <= i < n")
         jax.distributed.initialize(address, int(processes), int(process))
     elif any(own):
         lacking = [name for name, value in zip(OWN, own) if not value]

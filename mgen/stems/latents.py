@@ -19,6 +19,7 @@ import numpy as np
 from mgen import manifest
 from mgen.errors import UserError
 from mgen.metrics.audio import si_sdr
+from mgen.metrics.frechet import Moments
 from mgen.typing import Array, Batch, Bool, Float, Params, ndarray
 
 KIND = "latent_scale"
@@ -28,34 +29,6 @@ SPREAD = 100.0
 SILENCE = 1e-6
 # Deviations of normalised latents of other music that are still those of one distribution.
 ACCEPTED = (0.5, 2.0)
-
-
-@dataclasses.dataclass(frozen=True)
-class Moments:
-    """Of vectors seen so far: how many, their mean and their squared distances from it, float64
-    [D]."""
-
-    count: int
-    mean: ndarray
-    squares: ndarray
-
-    @classmethod
-    def of(cls, rows: Float[ndarray, "N D"]) -> "Moments":
-        rows = np.asarray(rows, np.float64)
-        mean = rows.mean(axis=0) if len(rows) else np.zeros(rows.shape[1])
-        return cls(len(rows), mean, np.square(rows - mean).sum(axis=0))
-
-    def merge(self, other: "Moments") -> "Moments":
-        """Of both sets together, exactly (Chan, Golub and LeVeque 1979, equation 2.1)."""
-        count = self.count + other.count
-        share = other.count / max(count, 1)
-        step = other.mean - self.mean
-        squares = self.squares + other.squares + np.square(step) * self.count * share
-        return Moments(count, self.mean + step * share, squares)
-
-    @property
-    def std(self) -> ndarray:
-        return np.sqrt(self.squares / max(self.count, 1))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,10 +44,10 @@ class Scale:
         """Raises `UserError` for less than two vectors or a channel that says nothing beside the
         others."""
         middle = float(np.median(moments.std))
-        if moments.count < 2 or middle == 0 or not np.all(np.isfinite(moments.std)):
+        if moments.count < 2 or middle == 0:
             raise UserError(
-                f"latents: {moments.count} vectors of median deviation {middle}, expected finite "
-                "ones that differ"
+                f"latents: {moments.count} vectors of median deviation {middle}, expected ones "
+                "that differ"
             )
         share = moments.std / middle
         worst = int(np.argmax(np.abs(np.log(np.maximum(share, 1e-30)))))
@@ -149,10 +122,12 @@ def measure_scale(
     total: Moments | None = None
     for batch in batches:
         latents = np.asarray(encode(variables, batch["stems"]))
-        own = Moments.of(latents[np.asarray(batch["stem_mask"])].reshape(-1, latents.shape[-1]))
-        total = own if total is None else total.merge(own)
+        rows = latents[np.asarray(batch["stem_mask"])].reshape(-1, latents.shape[-1])
+        if len(rows):
+            own = Moments.of(rows)
+            total = own if total is None else total.merge(own)
     if total is None:
-        raise UserError("latents: no batch to measure their scale on")
+        raise UserError("latents: no batch with a stem to measure their scale on")
     return Scale.of(total, fingerprint)
 
 

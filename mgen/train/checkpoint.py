@@ -67,8 +67,8 @@ class Checkpoints:
         return self._manager.save(step, args=args, force=force)
 
     def restore(self, like: TrainState, iterator: Any = None) -> TrainState:
-        """The latest state that can be read, in the shapes and shardings of `like`; `iterator`, if
-        given, is set to where it was.
+        """The latest state that can be read, in the shapes and shardings of `like` (without a
+        sharding: on this host's first device); `iterator`, if given, is set to where it was.
 
         Damaged checkpoints after it are warned of and put aside, as damaged_<step>.
 
@@ -80,7 +80,7 @@ class Checkpoints:
             raise UserError(
                 f"{self.folder}: no checkpoint here; expected a workdir of a training run"
             )
-        reasons: list[str] = []
+        like, reasons = jax.tree.map(_placed, like), []
         for step in steps:
             args = ocp.args.Composite(state=ocp.args.StandardRestore(like))
             try:
@@ -122,6 +122,14 @@ class Checkpoints:
         """Waits for the save under way."""
         self._manager.wait_until_finished()
         self._manager.close()
+
+
+def _placed(leaf: Any) -> Any:
+    """Orbax needs to know where the arrays of a run on other devices are to be."""
+    if getattr(leaf, "sharding", None) is not None:
+        return leaf
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here)
 
 
 @dataclasses.dataclass(frozen=True)

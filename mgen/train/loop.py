@@ -169,7 +169,8 @@ class CompiledSteps:
     def key(self, root: Key, step: int) -> Key:
         """The key of a step: a function of the seed and the step alone, so that a resumed run draws
         the same."""
-        return self._fold_in(root, jax.device_put(np.uint32(step)))
+        with jax.transfer_guard("allow"):  # two numbers, to every device
+            return self._fold_in(root, np.uint32(step))
 
     def put(self, batch: Batch) -> Batch:
         """This process's part of a batch, checked against the task, as global arrays on the
@@ -183,10 +184,12 @@ class CompiledSteps:
                     f"config.data: batch[{name!r}] is {found}, {self.task.family} expects "
                     f"{np.dtype(want.dtype)}{list(want.shape)}"
                 )
-        return {
-            name: jax.make_array_from_process_local_data(self.batch_sharding[name], batch[name])
-            for name in spec
-        }
+        # The one copy to the device that is meant to be.
+        with jax.transfer_guard("allow"):
+            return {
+                name: jax.make_array_from_process_local_data(self.batch_sharding[name], batch[name])
+                for name in spec
+            }
 
 
 def initial_state(

@@ -1,5 +1,5 @@
-"""The kernel against what it is: all scores at once. Interpreted, with races looked for, and compiled
-by the TPUs' own compiler."""
+"""The kernel against what it is: all scores at once. Interpreted, with races looked for, and
+compiled by the TPUs' own compiler."""
 
 import json
 import os
@@ -114,7 +114,8 @@ tables = dict(bias=spec(H, 2 * T - 1)) if kind == "bias" else dict(embedding=spe
 found = {}
 for name, module in (("pallas_tpu", pallas_tpu), ("xla", reference)):
     def loss(q, k, v, tables):
-        return jnp.sum(module.relative_attention(q, k, v, causal=True, **tables).astype(jnp.float32))
+        out = module.relative_attention(q, k, v, causal=True, **tables)
+        return jnp.sum(out.astype(jnp.float32))
     step = jax.jit(jax.grad(loss, argnums=(0, 1, 2, 3)))
     try:
         memory = step.lower(*inputs, tables).compile().memory_analysis()

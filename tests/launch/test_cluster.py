@@ -87,7 +87,7 @@ def test_tpu_pod_copies_what_is_committed_and_installs_it(run):
 
 
 def test_jobset_is_of_its_schema():
-    """The fields that https://jobset.sigs.k8s.io and batch/v1 require, a pod a host of the slice."""
+    """What https://jobset.sigs.k8s.io and batch/v1 require; a pod for each host of the slice."""
     job = yaml.safe_load((CLUSTER / "jobset.yaml").read_text())
     assert job["apiVersion"] == "jobset.x-k8s.io/v1alpha2" and job["kind"] == "JobSet"
     assert job["spec"].keys() <= {"failurePolicy", "replicatedJobs", "network", "successPolicy"}

@@ -90,6 +90,7 @@ def test_merging_is_associative_and_equals_concatenation(counts, offset, seed):
     for merged in (a.merge(b).merge(c), a.merge(b.merge(c)), Moments.of(x)):
         assert merged.count == len(x)
         np.testing.assert_allclose(merged.mean, x.mean(axis=0), rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(merged.std, x.std(axis=0), rtol=1e-9, atol=1e-8)
         # Inputs near 1e6 are themselves rounded to 1e-10.
         np.testing.assert_allclose(
             merged.covariance(), np.cov(x, rowvar=False), rtol=1e-9, atol=1e-8 if offset else 1e-12

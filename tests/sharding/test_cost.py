@@ -35,15 +35,23 @@ def test_loops_branches_and_calls_count_as_often_as_they_run():
 
     once = 2 * 4 * 4 * 4
     assert count(lambda x: jax.lax.scan(step, x, None, length=5)[0], (4, 4)) == 5 * once
-    nested = lambda x: jax.lax.scan(
-        lambda x, _: (jax.lax.scan(step, x, None, length=3)[0], None), x, None, length=2
-    )[0]
+
+    def nested(x):
+        inner = lambda x, _: (jax.lax.scan(step, x, None, length=3)[0], None)  # noqa: E731
+        return jax.lax.scan(inner, x, None, length=2)[0]
+
     assert count(nested, (4, 4)) == 6 * once
-    branch = lambda x: jax.lax.cond(x.sum() > 0, lambda x: x @ x @ x, lambda x: x @ x, x)
+
+    def branch(x):
+        return jax.lax.cond(x.sum() > 0, lambda x: x @ x @ x, lambda x: x @ x, x)
+
     assert count(branch, (4, 4)) == 2 * once
     assert count(jax.jit(lambda x: x @ x), (4, 4)) == once
+
     # The product and its gradient for both sides; the checkpoint computes the product once more.
-    loss = lambda x: jnp.sum(jnp.tanh(x @ x))
+    def loss(x):
+        return jnp.sum(jnp.tanh(x @ x))
+
     assert count(jax.grad(loss), (4, 4)) == 3 * once
     assert count(jax.grad(jax.checkpoint(loss)), (4, 4)) == 4 * once
 
@@ -65,7 +73,8 @@ def layers(x, weights):
     return jax.lax.scan(layer, x, weights)[0]
 
 x = jax.ShapeDtypeStruct((4, 64), jnp.float32, sharding=whole)
-weights = jax.ShapeDtypeStruct((6, 64, 64), jnp.float32, sharding=NamedSharding(mesh, P(None, None, "fsdp")))
+split = NamedSharding(mesh, P(None, None, "fsdp"))
+weights = jax.ShapeDtypeStruct((6, 64, 64), jnp.float32, sharding=split)
 compiled = jax.jit(layers).lower(x, weights).compile()
 found = cost.collective_bytes(compiled.as_text())
 print(found)

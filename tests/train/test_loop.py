@@ -125,11 +125,11 @@ def poisoned(make_data, first, last):
 
 
 def test_a_step_with_a_nan_is_skipped_where_the_config_says_so(linear, tmp_path, capsys):
-    task_class, make_config, make_data = linear
+    _, make_config, make_data = linear
     config = make_config(nonfinite="skip", steps=8)
     done, state = run(linear, tmp_path, poisoned(make_data, 6, 6), config=config)
     assert done == state.step == 8 and np.isfinite(state.params["weights"]).all()
-    assert "warning: step 7: loss" in capsys.readouterr().out
+    assert "loss not finite (nan); skipped" in capsys.readouterr().out
     with np.load(tmp_path / "nonfinite_7_0.npz", allow_pickle=False) as saved:
         assert np.isnan(saved["x"][:, 1]).all() and not np.isnan(saved["x"][:, 0]).any()
     # As if there had been no such batch, but for the keys of the steps.

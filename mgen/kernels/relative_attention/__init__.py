@@ -1,8 +1,8 @@
 """Attention with relative positions: T5's bias (Raffel et al. 2020), Shaw's embeddings (Shaw et al.
 2018; Music Transformer, Huang et al. 2019), or both.
 
-XLA keeps the scores of all pairs: at B4 H16 T4096, forward and backward, some 8 GiB. Here only blocks
-of them exist. Counted for T queries and keys of width D, a head:
+XLA keeps the scores of all pairs: at B4 H16 T4096, forward and backward, some 8 GiB. Here only
+blocks of them exist. Counted for T queries and keys of width D, a head:
 
     forward    4 T^2 D FLOPs;  bytes (4 T D + R) of inputs and output, R = 2 T - 1 of the bias
     backward  10 T^2 D FLOPs without the gradient of the positions, 4 T^2 D more with it, and

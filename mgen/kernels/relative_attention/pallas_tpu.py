@@ -238,7 +238,9 @@ def _forward(
     grid = _Grid(settings, query, key)
     block = settings.block
 
-    def kernel(q: Any, k: Any, v: Any, tables: Windows, out: Any, logsum: Any, *scratch: Any) -> None:
+    def kernel(
+        q: Any, k: Any, v: Any, tables: Windows, out: Any, logsum: Any, *scratch: Any
+    ) -> None:
         most, total, sums = scratch
         row, column = pl.program_id(2), pl.program_id(3)
 
@@ -391,7 +393,8 @@ def _key_gradients(settings: Settings, *inputs: Any) -> tuple[Array, Array]:
 
 
 def _window_gradients(settings: Settings, *inputs: Any) -> Windows:
-    """Along each block diagonal, over the batch: grid (head, diagonal, example, block of queries)."""
+    """Along each block diagonal, over the batch: a grid of heads, diagonals, examples and blocks of
+    queries."""
     query, key, _, windows, *_ = inputs
     if windows.bias is None and windows.embedding is None:
         return windows

@@ -27,9 +27,7 @@ def relative_attention(
     at = columns - rows + length - 1
     scores = jnp.einsum("bhtd,bhsd->bhts", query, key, preferred_element_type=jnp.float32)
     if embedding is not None:
-        along = jnp.einsum(
-            "bhtd,hrd->bhtr", query, embedding, preferred_element_type=jnp.float32
-        )
+        along = jnp.einsum("bhtd,hrd->bhtr", query, embedding, preferred_element_type=jnp.float32)
         index = jnp.broadcast_to(at[None, None], (batch, heads, *at.shape))
         scores = scores + jnp.take_along_axis(along, index, axis=3)
     scores = scores * scale
