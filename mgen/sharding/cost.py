@@ -5,7 +5,7 @@ from the compiled HLO. Bodies of loops count as often as they run, which XLA's o
 
 import math
 import re
-from collections import Counter
+from collections import defaultdict
 from typing import Any
 
 import jax.numpy as jnp
@@ -71,14 +71,14 @@ _OPERATION = re.compile(r"= (.*?) ([a-z][\w\-]*)\(")
 def collective_bytes(hlo: str) -> dict[str, float]:
     """Bytes that a device receives by each kind of collective in a run of a compiled program
     (`compiled.as_text()`): the size of each result, times how often it is computed."""
-    own: dict[str, Counter[str]] = {}
+    own: dict[str, defaultdict[str, float]] = {}
     calls: dict[str, list[tuple[str, int]]] = {}
     current = entry = ""
     for line in hlo.splitlines():
         if found := _COMPUTATION.match(line.strip()):
             current = found[2]
             entry = current if found[1] else entry
-            own[current], calls[current] = Counter(), []
+            own[current], calls[current] = defaultdict(float), []
         elif current and (operation := _OPERATION.search(line)):
             kind = operation[2].removesuffix("-start")
             if kind in COLLECTIVES:
@@ -88,11 +88,11 @@ def collective_bytes(hlo: str) -> dict[str, float]:
             for branches in _BRANCHES.findall(line):
                 names += [name.strip(" %") for name in branches.split(",")]
             calls[current] += [(name, times) for name in names]
-    totals: dict[str, Counter[str]] = {}
+    totals: dict[str, defaultdict[str, float]] = {}
 
-    def total(name: str) -> Counter[str]:
+    def total(name: str) -> defaultdict[str, float]:
         if name not in totals:
-            totals[name] = Counter(own.get(name, {}))
+            totals[name] = defaultdict(float, own.get(name, {}))
             for called, times in calls.get(name, []):
                 for kind, size in total(called).items():
                     totals[name][kind] += times * size

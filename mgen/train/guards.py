@@ -1,6 +1,7 @@
 """What surrounds a training run: signals, the profiler, advice when memory is short."""
 
 import contextlib
+import dataclasses
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -55,7 +56,9 @@ def skipping(train_step: Callable[..., Any]) -> Callable[..., Any]:
         new, metrics = train_step(state, batch, key)
         leaves = jax.tree.leaves((new.params, metrics))
         good = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))
-        kept = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, state.replace(step=new.step))
+        kept = jax.tree.map(
+            lambda a, b: jnp.where(good, a, b), new, dataclasses.replace(state, step=new.step)
+        )
         return kept, metrics | {"loss": jnp.where(good, metrics["loss"], jnp.nan)}
 
     return step

@@ -16,28 +16,30 @@ from mgen.errors import UserError
 from mgen.kernels import relative_attention as kernels
 from mgen.kernels.relative_attention import pallas_tpu, reference
 
-# name -> queries, keys, heads, groups, bias, embedding, masks. Blocks are of 128.
+# name -> batch, queries, keys, heads, groups, bias, embedding, masks. Blocks are of 128.
 CASES = {
-    "bias": (256, 256, 2, 2, True, False, {}),
-    "causal bias": (256, 256, 2, 2, True, False, dict(causal=True)),
-    "Shaw": (256, 256, 2, 2, False, True, dict(causal=True)),
-    "both, ragged, grouped": (200, 300, 4, 2, True, True, {}),
-    "window and sink": (384, 384, 1, 1, True, False, dict(causal=True, window=100, sink=3)),
-    "neither": (130, 130, 1, 1, False, False, dict(causal=True)),
+    "bias": (2, 256, 256, 1, 1, True, False, {}),
+    "Shaw": (1, 256, 256, 1, 1, False, True, dict(causal=True)),
+    "both, ragged, grouped": (1, 130, 200, 2, 1, True, True, {}),
+    "window and sink": (1, 384, 384, 1, 1, True, False, dict(causal=True, window=100, sink=3)),
+    "neither": (1, 130, 130, 1, 1, False, False, dict(causal=True)),
 }
 
 
-def draw(queries, keys, heads, groups, bias, embedding, width=32):
+def draw(batch, queries, keys, heads, groups, bias, embedding, width=32):
     rng = np.random.default_rng(0)
 
     def normal(*shape):
         return jnp.asarray(rng.standard_normal(shape), jnp.float32)
 
     distances = queries + keys - 1
-    inputs = [normal(2, heads, queries, width), *(normal(2, groups, keys, width) for _ in "kv")]
+    inputs = [
+        normal(batch, heads, queries, width),
+        *(normal(batch, groups, keys, width) for _ in "kv"),
+    ]
     inputs.append(normal(heads, distances) if bias else None)
     inputs.append(0.3 * normal(heads, distances, width) if embedding else None)
-    return inputs, normal(2, heads, queries, width)
+    return inputs, normal(batch, heads, queries, width)
 
 
 def races():
@@ -75,7 +77,7 @@ def jax_races_found():
 
 
 def test_bfloat16_keeps_sums_in_float32():
-    inputs, _ = draw(256, 256, 2, 2, True, False)
+    inputs, _ = draw(1, 256, 256, 2, 2, True, False)
     low = [None if x is None else x.astype(jnp.bfloat16) for x in inputs]
     found = pallas_tpu.relative_attention(*low, block=128, interpret=True, scale=0.1)
     exact = reference.relative_attention(
@@ -86,7 +88,7 @@ def test_bfloat16_keeps_sums_in_float32():
 
 
 def test_shapes_that_do_not_fit_are_refused():
-    (q, k, v, bias, _), _ = draw(16, 16, 2, 2, True, False)
+    (q, k, v, bias, _), _ = draw(2, 16, 16, 2, 2, True, False)
     with pytest.raises(UserError, match="bias of shape"):
         kernels.relative_attention(q, k, v, bias[:, 1:])
     with pytest.raises(UserError, match="heads of queries over"):

@@ -221,7 +221,7 @@ def _column(row: Float[Array, "8 n"]) -> Float[Array, "n 1"]:
 
 
 def _call(settings: Settings, kernel: Any, grid: Any, parallel: int, **fields: Any) -> Any:
-    semantics = ("parallel",) * parallel + ("arbitrary",) * (len(grid) - parallel)
+    semantics: Any = ("parallel",) * parallel + ("arbitrary",) * (len(grid) - parallel)
     return pl.pallas_call(
         kernel,
         grid=grid,
@@ -421,7 +421,8 @@ def _window_gradients(settings: Settings, *inputs: Any) -> Windows:
         return pl.BlockSpec(spec.block_shape, lambda h, d, b, i: (h, d, 0, 0))
 
     def kernel(*refs: Any) -> None:
-        *read, found = refs
+        *read, bias, embedding = refs
+        found = Windows(bias, embedding)
         diagonal, example, row = pl.program_id(1), pl.program_id(2), pl.program_id(3)
         column = column_of(diagonal, row)
 
@@ -446,7 +447,7 @@ def _window_gradients(settings: Settings, *inputs: Any) -> Windows:
                 found.embedding[0, 0] += _dot(scaled, queries, 0, 0)
 
     tables = grid.windows(windows)
-    specs = [moved(s) for s in (grid.queries(), grid.keys(), grid.keys())]
+    specs: list[Any] = [moved(s) for s in (grid.queries(), grid.keys(), grid.keys())]
     specs += [Windows(*map(along, tables)), moved(grid.queries())]
     specs += [moved(grid.sums()), moved(grid.sums())]
     shapes = Windows(
