@@ -132,7 +132,9 @@ class _Grid:
 
     def keys(self, group: bool = True) -> pl.BlockSpec:
         size, share = (1, 1, self.settings.block, self.width), self.group if group else 1
-        return pl.BlockSpec(size, lambda b, h, i, j: (b, h // share, self.order(i, j)[1], 0))
+        # lax.div: the sign that `//` looks at needs a TPU to be known.
+        at = lambda h: jax.lax.div(h, jnp.int32(share)) if share > 1 else h  # noqa: E731
+        return pl.BlockSpec(size, lambda b, h, i, j: (b, at(h), self.order(i, j)[1], 0))
 
     def sums(self) -> pl.BlockSpec:
         size = (1, 1, SUBLANES, self.settings.block)
