@@ -123,14 +123,15 @@ for name, module in (("pallas_tpu", pallas_tpu), ("xla", reference)):
         memory = step.lower(*inputs, tables).compile().memory_analysis()
         found[name] = memory.temp_size_in_bytes
     except jax.errors.JaxRuntimeError as error:
-        assert name == "xla" and "hbm" in str(error), error
+        assert name == "xla" and "hbm" in str(error).lower(), error
         found[name] = None
 print(json.dumps(found))
 """
 
 
-@pytest.mark.parametrize("kind", ["bias", "embedding"])
-@pytest.mark.parametrize("topology", ["v5e:1x1", "v5p:2x2x1", "v6e:1x1"])
+@pytest.mark.parametrize(
+    ("topology", "kind"), [("v5e:1x1", "bias"), ("v5p:2x2x1", "embedding"), ("v6e:1x1", "bias")]
+)
 def test_it_compiles_for_tpus_and_takes_a_twentieth_of_the_memory(topology, kind):
     pytest.importorskip("libtpu")
     environment = dict(JAX_PLATFORMS="cpu", TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1")
