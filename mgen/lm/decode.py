@@ -17,8 +17,9 @@ import numpy as np
 from mgen.lm.condition import Condition
 from mgen.lm.config import LMConfig, rows
 from mgen.lm.model import inside, unstack_layers
-from mgen.nn.attention import cached_attention, visible
+from mgen.nn.attention import cached_attention
 from mgen.nn.embed import RelativeBias, rope, sinusoidal, sum_rows, take_rows
+from mgen.nn.masks import visible
 from mgen.nn.transformer import ACTIVATIONS, TransformerConfig
 from mgen.typing import Array, Bool, Float, Int, Params
 

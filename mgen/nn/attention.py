@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mgen.kernels.relative_attention import relative_attention
 from mgen.nn.embed import rope
+from mgen.nn.masks import visible
 from mgen.typing import Array, Bool, Float, Int
 
 
@@ -47,12 +49,12 @@ class Attention(nn.Module):
         x: Float[Array, "B L D"],
         memory: Float[Array, "B C W"] | None = None,
         mask: Bool[Array, "#B #L C"] | None = None,
-        bias: Float[Array, "#B #H L C"] | None = None,
+        bias: Float[Array, "H R"] | None = None,
         positions: Int[Array, " L"] | None = None,
     ) -> Float[Array, "B L D"]:
         """Attends from `x` to `memory` (to itself where None); `mask` is True where a position may
-        see another, `bias` is added to the scores, `positions` are the rotary ones (None: 0, 1,
-        ...)."""
+        see another, `bias` is what each of the R = L + C - 1 distances (key minus query, ascending)
+        adds to the scores, `positions` are the rotary ones (None: 0, 1, ...)."""
 
         def project(name: str, heads: int) -> nn.DenseGeneral:
             return nn.DenseGeneral(
@@ -67,29 +69,31 @@ class Attention(nn.Module):
             at = jnp.arange(x.shape[1]) if positions is None else positions
             query = rope(query, at[:, None], self.rope_base)
             key = rope(key, at[:, None], self.rope_base)
-        seen = None if mask is None else mask[:, None]
-        if self.window:
-            index = np.arange(x.shape[1])
-            near = jnp.asarray(visible(index[:, None], index, self.window, self.sink))
-            seen = near[None, None] if seen is None else seen & near[None, None]
-        out = jax.nn.dot_product_attention(
-            query,
-            key,
-            value,
-            bias=None if bias is None else bias.astype(query.dtype),
-            mask=seen,
-            scale=self.scale,
-            is_causal=self.causal,
-        )
+        out = self._attend(query, key, value, mask, bias)
         return nn.DenseGeneral(
             x.shape[-1], axis=(-2, -1), use_bias=self.bias, dtype=self.dtype, name="out"
         )(out)
 
-
-def visible(query: Any, key: Any, window: int = 0, sink: int = 0) -> Any:
-    """Whether causal attention from position `query` sees position `key`; see `Attention`."""
-    seen = key <= query
-    return seen & ((query - key < window) | (key < sink)) if window else seen
+    def _attend(
+        self, query: Array, key: Array, value: Array, mask: Array | None, bias: Array | None
+    ) -> Float[Array, "B L H hd"]:
+        if bias is not None and mask is None:
+            heads_first = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
+            scale = self.head_dim**-0.5 if self.scale is None else self.scale
+            masks: Any = dict(causal=self.causal, window=self.window, sink=self.sink)
+            return jnp.swapaxes(relative_attention(*heads_first, bias, scale=scale, **masks), 1, 2)
+        seen = None if mask is None else mask[:, None]
+        if self.window:
+            index = np.arange(query.shape[1])
+            near = jnp.asarray(visible(index[:, None], index, self.window, self.sink))
+            seen = near[None, None] if seen is None else seen & near[None, None]
+        if bias is not None:
+            length, source = query.shape[1], key.shape[1]
+            at = np.arange(source) - np.arange(length)[:, None] + length - 1
+            bias = bias[:, at][None].astype(query.dtype)
+        return jax.nn.dot_product_attention(
+            query, key, value, bias=bias, mask=seen, scale=self.scale, is_causal=self.causal
+        )
 
 
 def cached_attention(

@@ -116,11 +116,11 @@ class RelativeBias(nn.Module):
     bidirectional: bool = True
 
     @nn.compact
-    def __call__(self, length: int) -> Float[Array, "1 H L L"]:
+    def __call__(self, length: int) -> Float[Array, "H R"]:
+        """Of the R = 2 length - 1 distances, key minus query, from 1 - length on."""
         init = nn.initializers.normal(0.02)
         table = self.param("embedding", init, (self.buckets, self.heads), jnp.float32)
-        distance = np.arange(length)[None, :] - np.arange(length)[:, None]  # key minus query
-        return table[self.bucket(distance)].transpose(2, 0, 1)[None]
+        return table[self.bucket(np.arange(1 - length, length))].T
 
     def bucket(self, distance: np.ndarray) -> np.ndarray:
         """Row of the table for each distance (key minus query)."""

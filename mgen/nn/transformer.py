@@ -107,7 +107,7 @@ class Block(nn.Module):
         memory: Float[Array, "B C D"] | None,
         mask: Bool[Array, "B 1 C"] | None,
         seen: Bool[Array, "B #L L"] | None,
-        bias: Float[Array, "1 H L L"] | None,
+        bias: Float[Array, "H R"] | None,
     ) -> tuple[Float[Array, "B L D"], Float[Array, "B L D"] | None]:
         config = self.config
         heads: dict[str, Any] = dict(

@@ -139,13 +139,19 @@ def constrain(x: Array, *axes: str | tuple[str, ...] | None) -> Array:
 
     Without it, XLA may gather activations where parameters are split, which are smaller.
     """
+    spec = divided(x.shape, *axes)
+    return x if spec is None else jax.lax.with_sharding_constraint(x, spec)
+
+
+def divided(shape: tuple[int, ...], *axes: str | tuple[str, ...] | None) -> P | None:
+    """How an array's leading axes are split over axes of the mesh that is set, each where its size
+    divides; None where there is no mesh."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.axis_names != AXES or mesh.size == 1:
-        return x
+        return None
 
     def fits(axis: str | tuple[str, ...] | None, size: int) -> bool:
         names = (axis,) if isinstance(axis, str) else axis or ()
         return size % math.prod(mesh.shape[name] for name in names) == 0
 
-    kept = [axis if fits(axis, size) else None for axis, size in zip(axes, x.shape)]
-    return jax.lax.with_sharding_constraint(x, P(*kept))
+    return P(*(axis if fits(axis, size) else None for axis, size in zip(axes, shape)))

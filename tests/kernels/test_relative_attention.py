@@ -144,3 +144,34 @@ def test_it_compiles_for_tpus_and_takes_a_twentieth_of_the_memory(topology, kind
     # XLA finds no room at all on the smaller chips.
     assert found["xla"] is None or found["xla"] > 20 * found["pallas_tpu"], found
     assert found["pallas_tpu"] < 2**30
+
+
+ON_A_MESH = """
+import jax, jax.numpy as jnp, numpy as np
+from mgen.kernels import relative_attention as kernels
+from mgen.sharding.mesh import make_mesh
+
+rng = np.random.default_rng(0)
+shapes = [(4, 2, 128, 16)] * 3 + [(2, 255)]
+inputs = [jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in shapes]
+masks = dict(causal=True, window=0, sink=0, scale=0.25)
+
+def gradients(function):
+    loss = lambda q, k, v, bias: jnp.sum(jnp.sin(function(q, k, v, bias, None, **masks)))
+    return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3)))(*inputs)
+
+expected = gradients(kernels.reference.relative_attention)
+with jax.set_mesh(make_mesh("data=2,tensor=2", jax.devices())):
+    kernel = lambda *given, **more: kernels.on_each_device(*given, interpret=True, **more)
+    for found in (gradients(kernel), gradients(kernels.relative_attention)):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-5), found, expected)
+"""
+
+
+def test_on_a_mesh_it_is_the_same():
+    environment = dict(JAX_PLATFORMS="cpu", JAX_NUM_CPU_DEVICES="4")
+    done = subprocess.run(
+        [sys.executable, "-c", ON_A_MESH], capture_output=True, text=True,
+        env=os.environ | environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]

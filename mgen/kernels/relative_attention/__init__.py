@@ -9,10 +9,15 @@ blocks of them exist. Counted for T queries and keys of width D, a head:
                2 T^2 b for the rows of a block b that are turned round
 """
 
+import functools
+from typing import Any
+
 import jax
+from jax.sharding import PartitionSpec as P
 
 from mgen.errors import UserError
 from mgen.kernels.relative_attention import pallas_tpu, reference
+from mgen.sharding.mesh import BATCH, divided
 from mgen.typing import Array, Float
 
 IMPLEMENTATIONS = ("xla", "pallas_tpu")
@@ -38,7 +43,8 @@ def relative_attention(
       bias, embedding: of the R = T + S - 1 distances from 1 - T to S - 1.
       causal, window, sink: what a query sees, see `mgen.nn.attention.visible`; a window only where
         causal.
-      implementation: one of `IMPLEMENTATIONS`, by default that of the platform.
+      implementation: one of `IMPLEMENTATIONS`, by default that of the platform that the program is
+        compiled for.
 
     Raises:
       UserError: shapes that do not fit, or no such implementation.
@@ -52,10 +58,28 @@ def relative_attention(
             )
     if query.shape[1] % key.shape[1]:
         raise UserError(f"{query.shape[1]} heads of queries over {key.shape[1]} of keys")
-    if not implementation:
-        implementation = "pallas_tpu" if jax.default_backend() == "tpu" else "xla"
-    if implementation not in IMPLEMENTATIONS:
+    if implementation and implementation not in IMPLEMENTATIONS:
         raise UserError(f"implementation {implementation!r}, expected {IMPLEMENTATIONS}")
-    module = pallas_tpu if implementation == "pallas_tpu" else reference
     settings = dict(causal=causal, window=window, sink=sink, scale=scale)
-    return module.relative_attention(query, key, value, bias, embedding, **settings)
+    xla = functools.partial(reference.relative_attention, **settings)
+    kernel = functools.partial(on_each_device, **settings)
+    inputs = query, key, value, bias, embedding
+    if implementation:
+        return (kernel if implementation == "pallas_tpu" else xla)(*inputs)
+    return jax.lax.platform_dependent(*inputs, tpu=kernel, default=xla)
+
+
+def on_each_device(
+    query: Array, key: Array, value: Array, bias: Any, embedding: Any, **settings: Any
+) -> Array:
+    """The kernel on each device's examples and heads of the mesh that is set, as XLA cannot split
+    it; time is gathered."""
+    run = functools.partial(pallas_tpu.relative_attention, **settings)
+    split = divided(key.shape, BATCH, "tensor")
+    if split is None:
+        return run(query, key, value, bias, embedding)
+    table = P(split[1])
+    specs = (split, split, split, table, table)
+    # What the gradient of a table sums over the devices, its transpose does.
+    mapped = jax.shard_map(run, in_specs=specs, out_specs=split, check_vma=False)
+    return mapped(query, key, value, bias, embedding)

@@ -17,7 +17,7 @@ import numpy as np
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from mgen.nn.attention import visible
+from mgen.nn.masks import visible
 from mgen.typing import Array, Float
 
 LANES, SUBLANES = 128, 8

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from mgen.nn.attention import visible
+from mgen.nn.masks import visible
 from mgen.typing import Array, Float
 
 
