@@ -160,6 +160,15 @@ def compiled_step(config: ml_collections.ConfigDict, devices: list[Any], limit: 
     )
 
 
+def fitting_step(config: ml_collections.ConfigDict, devices: list[Any], chip: Chip) -> Report:
+    """`compiled_step`; `MemoryError` also where the compiler has just made it and the device would
+    be fuller than full."""
+    report = compiled_step(config, devices, chip.memory)
+    if not report.fits:
+        raise MemoryError(f"peak of {report.peak / GIB:.2f} of {report.limit / GIB:.0f} GiB")
+    return report
+
+
 def _first_line(error: Exception) -> str:
     lines = [line for line in str(error).splitlines() if any(words in line for words in NO_ROOM)]
     return lines[0].strip()
@@ -221,8 +230,7 @@ def table(
         config = ml_collections.ConfigDict(config.to_dict())
         config.train.mesh = mesh or config.train.mesh
         try:
-            report = compiled_step(config, devices, chip.memory)
-            rows.append(describe(name, report, chip))
+            rows.append(describe(name, fitting_step(config, devices, chip), chip))
         except MemoryError as error:
             failures.append(f"{name}: {error}")
             if len(configs) == 1:
@@ -252,7 +260,7 @@ def _what_fits(
     """The first of the remedies that compiles, if there is one."""
     for said, changed in remedies(config):
         try:
-            report = compiled_step(changed, devices, chip.memory)
+            report = fitting_step(changed, devices, chip)
         except MemoryError:
             continue
         return [describe(f"{name} {said}", report, chip)]

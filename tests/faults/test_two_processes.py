@@ -23,7 +23,7 @@ def train(dataset, workdir, steps, mesh, *more):
 
 def finish(processes):
     for process in processes:
-        _, errors = process.communicate(timeout=300)
+        _, errors = process.communicate(timeout=600)
         assert process.returncode == 0, errors[-3000:]
 
 

@@ -11,34 +11,37 @@ from mgen import preflight
 from mgen.errors import UserError
 from mgen.sharding.chips import CHIPS, GIB
 
-# config, topology, mesh, GiB that a device may need at most.
+# config, topology, mesh, examples, GiB that a device may need at most.
 CASES = [
-    ("hierarchy/musiclm_430m:coarse", "v5e:2x4", "fsdp=8", 12.0),
-    ("stems/msdm_slakh", "v5e:2x4", "data=8", 15.0),
+    ("hierarchy/musiclm_430m:coarse", "v5e:2x4", "fsdp=8", 64, 9.0),
+    ("stems/msdm_slakh", "v5e:2x4", "data=8", 8, 15.0),
 ]
 SCRIPT = """
 import json, sys
 from mgen import cli, preflight
-name, topology, mesh = sys.argv[1:]
+name, topology, mesh, batch = sys.argv[1:]
 config = preflight.full_size()[name]
-config.unlock(); config.train.mesh = mesh
+config.unlock()
+config.train.mesh, config.data.batch_size = mesh, int(batch)
+if "remat" in config.model and not isinstance(config.model.remat, bool):
+    config.model.remat = "full"
 report = preflight.compiled_step(config, preflight.devices_of(topology), 0)
 print(json.dumps(dict(peak=report.peak, flops=report.flops, links=report.collectives)))
 """
 
 
-def compile_for(name, topology, mesh):
+def compile_for(name, topology, mesh, batch):
     pytest.importorskip("libtpu")
     environment = dict(JAX_PLATFORMS="cpu", TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1")
     return subprocess.run(
-        [sys.executable, "-c", SCRIPT, name, topology, mesh],
+        [sys.executable, "-c", SCRIPT, name, topology, mesh, str(batch)],
         capture_output=True, text=True, env=os.environ | environment,
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "topology", "mesh", "most"), CASES)
-def test_full_size_steps_fit(name, topology, mesh, most):
-    done = compile_for(name, topology, mesh)
+@pytest.mark.parametrize(("name", "topology", "mesh", "batch", "most"), CASES)
+def test_full_size_steps_fit(name, topology, mesh, batch, most):
+    done = compile_for(name, topology, mesh, batch)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout.splitlines()[-1])
     assert 0.1 * GIB < found["peak"] < most * GIB and found["flops"] > 1e12
@@ -46,7 +49,7 @@ def test_full_size_steps_fit(name, topology, mesh, most):
 
 
 def test_what_does_not_fit_says_so():
-    done = compile_for("hierarchy/musicgen_large", "v5e:2x2", "data=4")
+    done = compile_for("hierarchy/musicgen_large", "v5e:2x2", "data=4", 4)
     assert done.returncode != 0 and "MemoryError" in done.stderr, done.stderr[-2000:]
 
 
