@@ -45,7 +45,8 @@ def tokens(work: Path, smoke: bool) -> Iterator[Command]:
     yield train("codec/tiny_16khz", "codec", "--config.data.render.instruments=free", *steps)
     yield train("joint/tiny_mulan", "joint", f"--config.data.vocabulary={vocabulary}")
     codes = 8 if smoke else 256
-    yield codebook("joint_codebook", codes, 15, f"--encoder={work / 'joint'}", "--levels=12")
+    coarse = f"--encoder={work / 'joint'}", "--levels=2"
+    yield codebook("joint_codebook", 8 if smoke else 32, 15, *coarse)
     mel = ("--features=mel", f"--config=semantic/tiny_muq{size}")
     yield codebook("mel_rvq", 16 if smoke else 256, 8, *mel, f"--levels={2 if smoke else 8}")
     yield train("semantic/tiny_muq", "semantic", f"--config.targets.codebook={work / 'mel_rvq'}")

@@ -110,7 +110,7 @@ def test_a_codebook_of_another_shape_is_refused(tmp_path):
         task.warm_start(None)
     Codebook(np.zeros((2, 3, 64), np.float32)).save(tmp_path)
     task.config.stage.joint_codebook = str(tmp_path)
-    with pytest.raises(UserError, match=r"shape is \(2, 3, 64\), expected \(12, 256, 64\)"):
+    with pytest.raises(UserError, match=r"shape is \(2, 3, 64\), expected \(2, 32, 64\)"):
         task.requires()
 
 
