@@ -22,7 +22,7 @@ _DATASET = flags.DEFINE_string("dataset", None, "Prepared dataset.", required=Tr
 _SPLIT = flags.DEFINE_string("split", "test", "Held-out split.")
 _OUT = flags.DEFINE_string("out", None, "Folder for report.json.", required=True)
 _OPTIONS = [
-    flags.DEFINE_integer("n", 64, "Clips.", lower_bound=2),
+    flags.DEFINE_integer("n", 96, "Clips.", lower_bound=2),
     flags.DEFINE_float("seconds", 6.0, "Length of a clip.", 0.1, 600.0),
     flags.DEFINE_integer("batch", 8, "Clips at once.", lower_bound=1),
     flags.DEFINE_integer("seed", 0, "Seed of the first clip."),

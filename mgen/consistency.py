@@ -23,7 +23,7 @@ from mgen.wish import Wish
 class Options:
     """How many clips of how many seconds, at once, from which seed on."""
 
-    n: int = 64
+    n: int = 96
     seconds: float = 6.0
     batch: int = 8
     seed: int = 0

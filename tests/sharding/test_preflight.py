@@ -14,7 +14,7 @@ from mgen.sharding.chips import CHIPS, GIB
 # config, topology, mesh, examples, GiB that a device may need at most.
 CASES = [
     ("hierarchy/musiclm_430m:coarse", "v5e:2x4", "fsdp=8", 64, 9.0),
-    ("stems/msdm_slakh", "v5e:2x4", "data=8", 8, 15.0),
+    ("hierarchy/musiclm_430m:semantic", "v5e:2x4", "data=2,fsdp=4", 64, 9.0),
 ]
 SCRIPT = """
 import json, sys
@@ -49,7 +49,7 @@ def test_full_size_steps_fit(name, topology, mesh, batch, most):
 
 
 def test_what_does_not_fit_says_so():
-    done = compile_for("hierarchy/musicgen_large", "v5e:2x2", "data=4", 4)
+    done = compile_for("hierarchy/musiclm_430m:coarse", "v5e:2x4", "fsdp=8", 256)
     assert done.returncode != 0 and "MemoryError" in done.stderr, done.stderr[-2000:]
 
 
