@@ -24,8 +24,8 @@ MUSICLM: dict[str, dict[str, Any]] = dict(
 TINY: dict[str, dict[str, Any]] = dict(
     acoustic=dict(codebooks=4, codebook_size=512, frame_rate=50.0, sample_rate=16000),
     semantic=dict(codebooks=1, codebook_size=256, frame_rate=25.0),
-    # Few and coarse: finer ones name the piece, which a model of some hundred pieces learns by heart
-    # and no text of another piece hits.
+    # Few and coarse: finer ones name the piece, which a model of some hundred pieces learns by
+    # heart and no text of another piece hits.
     joint=dict(codebooks=2, codebook_size=32, frame_rate=1.0, embed_dim=64),
     melody=dict(codebooks=12, codebook_size=256, frame_rate=1 / 3),
     style=dict(codebooks=4, codebook_size=64, frame_rate=5.0),

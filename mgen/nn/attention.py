@@ -78,10 +78,10 @@ class Attention(nn.Module):
         self, query: Array, key: Array, value: Array, mask: Array | None, bias: Array | None
     ) -> Float[Array, "B L H hd"]:
         if bias is not None and mask is None:
-            heads_first = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
+            q, k, v = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
             scale = self.head_dim**-0.5 if self.scale is None else self.scale
             masks: Any = dict(causal=self.causal, window=self.window, sink=self.sink)
-            return jnp.swapaxes(relative_attention(*heads_first, bias, scale=scale, **masks), 1, 2)
+            return jnp.swapaxes(relative_attention(q, k, v, bias, scale=scale, **masks), 1, 2)
         seen = None if mask is None else mask[:, None]
         if self.window:
             index = np.arange(query.shape[1])

@@ -60,7 +60,7 @@ def relative_attention(
         raise UserError(f"{query.shape[1]} heads of queries over {key.shape[1]} of keys")
     if implementation and implementation not in IMPLEMENTATIONS:
         raise UserError(f"implementation {implementation!r}, expected {IMPLEMENTATIONS}")
-    settings = dict(causal=causal, window=window, sink=sink, scale=scale)
+    settings: Any = dict(causal=causal, window=window, sink=sink, scale=scale)
     xla = functools.partial(reference.relative_attention, **settings)
     kernel = functools.partial(on_each_device, **settings)
     inputs = query, key, value, bias, embedding
