@@ -16,7 +16,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     return hierarchy_base.tiny(
         arg,
         streams=hierarchy_base.TINY,
-        stage=dict(target=("acoustic",), aligned=("joint[0:6]",)),
+        stage=dict(target=("acoustic",), aligned=("joint",)),
         model=dict(layout="parallel", depth_layers=2, depth_dim=128, depth_heads=2, depth_ff=512),
         data=dict(seconds=6.0, batch_size=4),
         train={},
