@@ -13,12 +13,11 @@ import sys
 if __name__ == "__main__":
     sys.path.pop(0)  # launch/tokenize.py must not shadow the standard library's tokenize
 
-# Before jax is imported: the host computes, the library only compiles.
-os.environ.update(JAX_PLATFORMS="cpu", TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1")
-
 from absl import flags
 
 from mgen import cli
+
+os.environ.update(cli.COMPILE_ONLY)
 
 _CONFIG = cli.define_config_flag()
 _ALL = flags.DEFINE_bool("all", False, "Every full-size config in place of one.")

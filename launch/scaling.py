@@ -1,7 +1,7 @@
 """Weak scaling of a language model and of a diffusion Transformer, from programs compiled for 8 to
 1024 TPUs: bounds of a step and of MFU, bytes between devices; a table and a picture.
 
-mgen scaling --out=out/scaling        # what `make scaling` runs, some minutes a model
+mgen scaling --out=out/scaling        # what `make scaling` runs
 """
 
 import os
@@ -10,12 +10,11 @@ import sys
 if __name__ == "__main__":
     sys.path.pop(0)  # launch/tokenize.py must not shadow the standard library's tokenize
 
-# Before jax is imported: the host computes, the library only compiles.
-os.environ.update(JAX_PLATFORMS="cpu", TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1")
-
 from absl import flags
 
 from mgen import cli
+
+os.environ.update(cli.COMPILE_ONLY)
 
 _OUT = flags.DEFINE_string("out", "out/scaling", "Folder of the table and the picture.")
 _TOPOLOGIES = flags.DEFINE_list(

@@ -17,6 +17,8 @@ from ml_collections import config_flags
 
 from mgen.errors import UserError
 
+# In the environment before jax is imported, where libtpu only compiles and the host computes.
+COMPILE_ONLY = dict(JAX_PLATFORMS="cpu", TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1")
 COMMANDS = {
     "prepare_data": "build a dataset (bundled scores, your MIDI, Slakh2100, folders of audio)",
     "inspect_data": "print a dataset's table, draw a page of it, write a few WAVs",

@@ -1,8 +1,7 @@
 """Does a config fit a machine that is not here? Its training step, compiled ahead of time for a
 topology of accelerators, on a host without any.
 
-The compiler is the machine's own (libtpu; the CUDA plugin of JAX): what it refuses would have
-failed there.
+The compiler is the TPUs' own (libtpu): what it refuses would have failed there.
 """
 
 import dataclasses
@@ -209,7 +208,7 @@ def full_size() -> dict[str, ml_collections.ConfigDict]:
     found = {}
     for path in sorted(Path(mgen.configs.__path__[0]).glob("*/*.py")):
         folder, name = path.parent.name, path.stem
-        if name.startswith(("tiny", "_")) or name.endswith("_base") or folder == "ablation":
+        if name.startswith(("tiny", "_")) or folder == "ablation":
             continue
         module = importlib.import_module(f"mgen.configs.{folder}.{name}")
         choices = tuple(getattr(module, "STAGES", ())) or getattr(module, "CHOICES", ("",))

@@ -1,4 +1,4 @@
-"""What accelerators can do at best, from their makers' data sheets."""
+"""What TPUs can do at best, from their makers' data sheets."""
 
 import dataclasses
 
@@ -29,7 +29,4 @@ CHIPS = {
     "v5p": Chip(95 * GIB, 459e12, 2.77e12, 600e9),
     "v6e": Chip(32 * GIB, 918e12, 1.64e12, 448e9),
     "tpu7x": Chip(96 * GIB, 1154e12, 3.69e12, 600e9),
-    "a100": Chip(80e9, 312e12, 2.04e12, 300e9),
-    "h100": Chip(80e9, 989e12, 3.35e12, 450e9),
-    "h200": Chip(141e9, 989e12, 4.80e12, 450e9),
 }

@@ -7,7 +7,7 @@ import jax
 
 from mgen.errors import UserError
 
-# Set by hand, or by launch/cluster: host:port of the first process, how many, which one.
+# Set by hand: host:port of the first process, how many, which one.
 OWN = ("MGEN_COORDINATOR", "MGEN_PROCESSES", "MGEN_PROCESS")
 # Sizes of a job under Slurm and Open MPI, and the workers of a TPU slice (GKE and TPU VMs).
 SIZES = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")

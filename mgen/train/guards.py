@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 from jax.experimental import multihost_utils
 
 from mgen.errors import UserError
@@ -46,6 +47,14 @@ class StopOnSignal(contextlib.AbstractContextManager):
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.requested = True
+
+
+def skips(settings: ml_collections.ConfigDict) -> bool:
+    """Whether `train.nonfinite` is "skip"; `UserError` where it is neither that nor "stop"."""
+    kind = settings.get("nonfinite", "stop")  # configs of older runs have none
+    if kind not in ("stop", "skip"):
+        raise UserError(f"config.train.nonfinite={kind!r}: expected 'stop' or 'skip'")
+    return kind == "skip"
 
 
 def skipping(train_step: Callable[..., Any]) -> Callable[..., Any]:

@@ -24,7 +24,7 @@ from mgen.progress import Progress
 from mgen.sharding import mesh as mesh_lib
 from mgen.sharding.mesh import OnMesh
 from mgen.train.checkpoint import Checkpoints
-from mgen.train.guards import Profiler, StopOnSignal, out_of_memory_advice, skipping
+from mgen.train.guards import Profiler, StopOnSignal, out_of_memory_advice, skipping, skips
 from mgen.train.logging import MetricWriter, make_writer
 from mgen.train.state import TrainState
 from mgen.train.task import Task
@@ -151,9 +151,8 @@ class CompiledSteps:
         everywhere = mesh_lib.replicated(mesh)
         state, batch = self.state_sharding, self.batch_sharding
         self.init = jax.jit(task.init, out_shardings=state)
-        skips = task.config.train.get("nonfinite") == "skip"
         train = jax.jit(
-            skipping(task.train_step) if skips else task.train_step,
+            skipping(task.train_step) if skips(task.config.train) else task.train_step,
             in_shardings=(state, batch, everywhere),
             out_shardings=(state, everywhere),
             donate_argnums=0,
@@ -290,7 +289,7 @@ class _Watch:
     ):
         self.task, self.writer, self.progress, self.workdir = task, writer, progress, workdir
         self.last_step, self.last_time = step, time.monotonic()
-        self.skips = task.config.train.get("nonfinite") == "skip"
+        self.skips = skips(task.config.train)
         self.skipped = 0  # steps in a row
         self.warned: set[str] = set()
 
@@ -316,11 +315,11 @@ class _Watch:
         """Stops, or warns of a step that was skipped; writes down its batch."""
         self.skipped += 1
         path = self.workdir / f"nonfinite_{step}_{jax.process_index()}.npz"
-        if self.skipped == 1:
-            arrays = {name: x.addressable_data(0) for name, x in batch.items()}
-            np.savez(path, **jax.device_get(arrays))
+        arrays = {name: x.addressable_data(0) for name, x in batch.items()}
+        np.savez(path, **jax.device_get(arrays))
         size = next(iter(batch.values())).shape[0]
-        where = f"examples {(step - 1) * size} to {step * size - 1} of the stream, see {path}"
+        rows = f"{(step - 1) * size} to {step * size - 1}"
+        where = f"noticed at examples {rows} of the stream, see {path}"
         if not self.skips or self.skipped > MOST_SKIPPED:
             raise UserError(
                 f"step {step}: {what}; stopped, the last checkpoint is intact ({where}); lower "

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from jax.experimental.pallas import tpu as pltpu
 
+from mgen import cli
 from mgen.errors import UserError
 from mgen.kernels import relative_attention as kernels
 from mgen.kernels.relative_attention import pallas_tpu, reference
@@ -134,10 +135,9 @@ print(json.dumps(found))
 )
 def test_it_compiles_for_tpus_and_takes_a_twentieth_of_the_memory(topology, kind):
     pytest.importorskip("libtpu")
-    environment = dict(JAX_PLATFORMS="cpu", TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1")
     done = subprocess.run(
         [sys.executable, "-c", COMPILED, topology, kind],
-        capture_output=True, text=True, env=os.environ | environment,
+        capture_output=True, text=True, env=os.environ | cli.COMPILE_ONLY,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import pytest
 from absl import flags
 
@@ -66,12 +65,9 @@ def mgen():
     return run_mgen
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def here():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield run_here
-    jax.config.update("jax_disable_most_optimizations", False)
-    jax.clear_caches()  # hundreds of programs that no other test will run
+    return run_here
 
 
 @pytest.fixture(scope="session")

@@ -119,8 +119,7 @@ def test_generate_refuses_what_these_models_cannot_follow(demo, here, tmp_path):
 
 
 @pytest.mark.slow
-def test_notebook_generates(demo, run_notebook, tmp_path, monkeypatch):
-    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # as `here`
+def test_notebook_generates(demo, run_notebook, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "chain").symlink_to(demo[0])
     run_notebook(Path(__file__).parents[2] / "colab" / "generate.ipynb")

@@ -69,8 +69,7 @@ def test_other_stems_are_refused(demo, here, tmp_path):
 
 
 @pytest.mark.slow
-def test_notebook_runs(demo, run_notebook, tmp_path, monkeypatch):
-    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # as `here`
+def test_notebook_runs(demo, run_notebook, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "stems").symlink_to(demo[0])
     run_notebook(Path(__file__).parents[2] / "colab" / "stems.ipynb")

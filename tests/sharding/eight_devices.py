@@ -11,7 +11,6 @@ import sys
 import jax
 
 jax.config.update("jax_num_cpu_devices", 8)
-jax.config.update("jax_disable_most_optimizations", True)
 
 import jax.numpy as jnp
 import numpy as np

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from mgen import preflight
+from mgen import cli, preflight
 from mgen.errors import UserError
 from mgen.sharding.chips import CHIPS, GIB
 
@@ -32,10 +32,9 @@ print(json.dumps(dict(peak=report.peak, flops=report.flops, links=report.collect
 
 def compile_for(name, topology, mesh, batch):
     pytest.importorskip("libtpu")
-    environment = dict(JAX_PLATFORMS="cpu", TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1")
     return subprocess.run(
         [sys.executable, "-c", SCRIPT, name, topology, mesh, str(batch)],
-        capture_output=True, text=True, env=os.environ | environment,
+        capture_output=True, text=True, env=os.environ | cli.COMPILE_ONLY,
     )  # fmt: skip
 
 
@@ -85,6 +84,12 @@ def test_a_report_is_bound_by_the_slowest():
     assert found.fits and found.bounds(chip) == {"compute": 1.0, "memory": 0.5, "links": 2.0}
     assert found.utilisation(chip) == 0.5
     assert preflight.describe("x", found, chip)["step"] == "2000.0 ms (links)"
+
+
+def test_full_size_configs_are_all_but_the_tiny_ones():
+    names = preflight.full_size().keys()
+    assert {"hierarchy/magenta_rt_base", "hierarchy/musiclm_430m:fine"} <= names
+    assert not any("tiny" in name for name in names)
 
 
 def test_unknown_chips_are_refused():

@@ -19,13 +19,6 @@ NAMES = ("bass", "drums", "piano")
 FEW = SamplingConfig(steps=3, sigma_min=0.1, sigma_max=1.0, churn=1.0, repeats=2)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def compile_quickly():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def shrinking(params):
     return lambda x, t: params * x / (1 + t**2)
 

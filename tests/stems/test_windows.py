@@ -34,13 +34,6 @@ def local(reach):
     return estimate
 
 
-@pytest.fixture(autouse=True, scope="module")
-def compile_quickly():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 ESTIMATES = {reach: local(reach) for reach in (0, 1)}
 
 

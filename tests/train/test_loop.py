@@ -30,8 +30,8 @@ def run(linear, workdir, make_data=None, config=None, **train):
     return done, final_state(task, workdir)
 
 
-def raise_at(make_data, batch_index, action):
-    """The data of `make_data`, with `action()` called before batch `batch_index` is handed out."""
+def intercepted(make_data, change):
+    """The data of `make_data` with `change(index, batch)` in place of each batch of training."""
 
     class Iterator(grain.DatasetIterator):
         def __init__(self, inner):
@@ -39,9 +39,7 @@ def raise_at(make_data, batch_index, action):
             self.inner, self.count = inner, itertools.count()
 
         def __next__(self):
-            if next(self.count) == batch_index:
-                action()
-            return next(self.inner)
+            return change(next(self.count), next(self.inner))
 
         def get_state(self):
             return self.inner.get_state()
@@ -50,6 +48,17 @@ def raise_at(make_data, batch_index, action):
             self.inner.set_state(state)
 
     return lambda train: Iterator(make_data(train)) if train else make_data(train)
+
+
+def raise_at(make_data, batch_index, action):
+    """The data of `make_data`, with `action()` called before batch `batch_index` is handed out."""
+
+    def change(index, batch):
+        if index == batch_index:
+            action()
+        return batch
+
+    return intercepted(make_data, change)
 
 
 def test_training_lowers_the_loss(linear, tmp_path):
@@ -104,24 +113,12 @@ def test_nan_stops_with_the_metrics_name_and_keeps_the_good_checkpoint(linear, t
 def poisoned(make_data, first, last):
     """The data of `make_data`, with a NaN in the batches `first` to `last`."""
 
-    class Iterator(grain.DatasetIterator):
-        def __init__(self, inner):
-            super().__init__()
-            self.inner, self.count = inner, itertools.count()
+    def change(index, batch):
+        if first <= index <= last:
+            batch["x"] = np.where(np.arange(4) == 1, np.nan, batch["x"]).astype(np.float32)
+        return batch
 
-        def __next__(self):
-            batch = next(self.inner)
-            if first <= next(self.count) <= last:
-                batch["x"] = np.where(np.arange(4) == 1, np.nan, batch["x"]).astype(np.float32)
-            return batch
-
-        def get_state(self):
-            return self.inner.get_state()
-
-        def set_state(self, state):
-            self.inner.set_state(state)
-
-    return lambda train: Iterator(make_data(train)) if train else make_data(train)
+    return intercepted(make_data, change)
 
 
 def test_a_step_with_a_nan_is_skipped_where_the_config_says_so(linear, tmp_path, capsys):
@@ -145,6 +142,11 @@ def test_too_many_of_them_stop_the_run(linear, tmp_path):
     config = linear[1](nonfinite="skip", steps=50)
     with pytest.raises(UserError, match=r"step 24: .*; stopped"):
         run(linear, tmp_path, poisoned(linear[2], 3, 99), config=config)
+
+
+def test_another_word_for_it_is_refused(linear, tmp_path):
+    with pytest.raises(UserError, match="nonfinite='ignore': expected 'stop' or 'skip'"):
+        run(linear, tmp_path, config=linear[1](nonfinite="ignore"))
 
 
 def test_accumulation_equals_the_whole_batch(linear):

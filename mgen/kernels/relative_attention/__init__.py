@@ -1,7 +1,7 @@
 """Attention with relative positions: T5's bias (Raffel et al. 2020), Shaw's embeddings (Shaw et al.
 2018; Music Transformer, Huang et al. 2019), or both.
 
-XLA keeps the scores of all pairs: at B4 H16 T4096, forward and backward, some 8 GiB. Here only
+XLA keeps the scores of all pairs: at B4 H16 T4096, forward and backward, 13 GiB and more. Here only
 blocks of them exist. Counted for T queries and keys of width D, a head:
 
     forward    4 T^2 D FLOPs;  bytes (4 T D + R) of inputs and output, R = 2 T - 1 of the bias
