@@ -16,7 +16,11 @@ NAMES = ("bass", "drums", "guitar", "piano")
 # Samples of a crop of Slakh2100 (Mariani et al. 2024): 11.9 s.
 CHUNK = 2**18
 # Fields of networks that follow from the tracks.
-DERIVED = ("stems", "channels", "categories")
+DERIVED = ("stems", "channels", "categories", "mix")
+# Of the separator and of the denoiser in bands.
+TINY_BANDS: dict[str, Any] = dict(
+    n_fft=2048, hop=512, bands=32, width=64, heads=4, layers=3, ff_multiplier=2
+)
 
 
 def experiment(
@@ -58,6 +62,8 @@ def experiment(
             noise_mean=-3.0,
             noise_std=1.0,
             given=0.0,
+            one_level=False,
+            beside_mix=0.0,
             count_missing=True,
         )
         config.diffusion.update(diffusion or {})
@@ -103,10 +109,11 @@ def tiny(
     batch_size: int,
     learning_rate: float,
     steps: int,
+    diffusion: dict[str, Any] | None = None,
 ) -> ml_collections.ConfigDict:
     """An experiment on crops of 2.6 s of rendered scores that two CPU cores train in minutes."""
     # Stems of corpus_scores/band have an RMS of 0.021.
-    diffusion = dict(sigma_data=0.02, noise_mean=-4.0)
+    diffusion = dict(sigma_data=0.02, noise_mean=-4.0) | (diffusion or {})
     return experiment(
         arg,
         names=names,
@@ -179,11 +186,12 @@ def latent(
 
 
 def _shrink(config: ml_collections.ConfigDict) -> None:
-    if config.model.kind == "separator":
+    if config.model.kind in ("separator", "bands"):
         config.model.update(
             n_fft=256, hop=64, bands=8, width=16, heads=2, layers=1, ff_multiplier=1
         )
-        config.loss.windows = (256, 128)
+        if "loss" in config:
+            config.loss.windows = (256, 128)
     elif config.model.kind == "dit":
         config.model.update(dim=16, heads=2, layers=2, ff=24, remat="none")
     else:

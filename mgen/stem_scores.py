@@ -134,9 +134,11 @@ def methods(models: Models, changes: dict[str, Any]) -> dict[str, Separator]:
     """The ways to take a mix apart that there are, by name; `changes` of MSDM's settings."""
     joint, independent, separator = models.joint, models.independent, models.separator
     found: dict[str, Separator] = {}
-    kinds: tuple[str, ...] = tracks.LIKELIHOODS
+    kinds: tuple[str, ...]
     if isinstance(joint, LatentStems):
         kinds = THROUGH if joint.config.beside_mix else THROUGH[:1]
+    else:
+        kinds = tracks.likelihoods(joint)
     ways: list[tuple[str, Any, str]] = [(kind, joint, kind) for kind in kinds]
     if independent is not None:
         ways.append(("independent", independent, ""))

@@ -37,12 +37,13 @@ from mgen.stems.settings import (
     Gaussian,
     Likelihood,
     SamplingConfig,
+    Track,
 )
 from mgen.stems.windows import Source, Windows
 from mgen.train.checkpoint import Trained, load_trained, make_task
 from mgen.typing import Float, ndarray
 
-LIKELIHOODS = ("dirac", "gaussian")  # of the sum of waveforms
+LIKELIHOODS = ("dirac", "gaussian", "track")  # of the sum of waveforms
 AVERAGE = "average"  # in place of the name of a derived stem
 PICTURE = 300.0  # s that are drawn of longer songs
 
@@ -99,7 +100,8 @@ def define_likelihood_flag() -> flags.FlagHolder[str | None]:
     """`kind` of `separation`."""
     text = "How a mix binds its stems: of waveforms {}, of latents {}; by default the first."
     pairs = (" or ".join(kinds) for kinds in (LIKELIHOODS, THROUGH))
-    return flags.DEFINE_enum("likelihood", None, [*LIKELIHOODS, *THROUGH], text.format(*pairs))
+    kinds = list(dict.fromkeys((*LIKELIHOODS, *THROUGH)))
+    return flags.DEFINE_enum("likelihood", None, kinds, text.format(*pairs))
 
 
 def drawing_sampling(
@@ -118,8 +120,9 @@ def separation(
     """What `separate_windows` of a model is told, and the steps that it takes.
 
     Args:
-      kind: of waveforms see `likelihood`, by default "dirac"; of latents one of
-        `mgen.stems.latent_sample.THROUGH`, by default the first.
+      kind: of waveforms see `likelihood`, by default "track" of a model that reads the mix and
+        "dirac" of others; of latents one of `mgen.stems.latent_sample.THROUGH`, by default the
+        first.
       derived: see `likelihood`.
       changes: of the model's sampling.
 
@@ -134,20 +137,29 @@ def separation(
     if isinstance(model, LatentStems):
         sampling = drawing_sampling(model, SAMPLING, changes)
         return dict(through=kind or THROUGH[0], sampling=sampling), sampling.steps
-    own = likelihood(kind or LIKELIHOODS[0], derived, model.names)
+    known = likelihoods(model)
+    if kind and kind not in known:
+        raise UserError(f"--likelihood={kind}: expected {' or '.join(known)}")
+    own = likelihood(kind or known[0], derived, model.names)
     sampling = dataclasses.replace(model.separation_sampling(own), **changes)
     return dict(likelihood=own, sampling=sampling), sampling.steps
 
 
+def likelihoods(model: FrozenStems) -> tuple[str, ...]:
+    """Those of `LIKELIHOODS` that a model of waveforms knows, the best one first."""
+    *others, track = LIKELIHOODS
+    return (track, *others) if model.beside_mix else tuple(others)
+
+
 def likelihood(kind: str, derived: str, names: Sequence[str]) -> Likelihood:
-    """Of a mix: "gaussian", or "dirac" with the name of the derived stem (by default the first
-    one), or `AVERAGE`.
+    """Of a mix: "track", "gaussian", or "dirac" with the name of the derived stem (by default the
+    first one), or `AVERAGE`.
 
     Raises:
       UserError: a name that there is not.
     """
-    if kind not in LIKELIHOODS:
-        raise UserError(f"--likelihood={kind}: expected {' or '.join(LIKELIHOODS)}")
+    if kind == "track":
+        return Track()
     if kind == "gaussian":
         return Gaussian()
     if derived == AVERAGE:

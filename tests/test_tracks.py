@@ -9,7 +9,7 @@ from mgen.audio import io
 from mgen.audio.resample import resample
 from mgen.errors import UserError
 from mgen.stems.sample import FrozenSeparator, FrozenStems
-from mgen.stems.settings import Dirac, Gaussian
+from mgen.stems.settings import Dirac, Gaussian, Track
 
 RATE, HOP = 8000, 8
 NAMES = ("bass", "drums", "piano")
@@ -27,10 +27,10 @@ def thirds(params):
     return apply
 
 
-def model(channels=1, params=0.5):
+def model(channels=1, params=0.5, **fields):
     return FrozenStems(
         names=NAMES, sample_rate=RATE, channels=channels, samples=1024, hop=HOP, per_track=True,
-        estimate=shrinking, params=jnp.asarray(params),
+        estimate=shrinking, params=jnp.asarray(params), **fields,
     )  # fmt: skip
 
 
@@ -154,6 +154,15 @@ def test_likelihoods_by_name():
     assert tracks.likelihood("dirac", "piano", NAMES) == Dirac(2)
     assert tracks.likelihood("dirac", "average", NAMES) == Dirac(None)
     assert tracks.likelihood("gaussian", "", NAMES) == Gaussian()
+    assert tracks.likelihood("track", "", NAMES) == Track()
+
+
+def test_a_model_that_reads_the_mix_does_so_by_default():
+    alone, reading = model(), model(beside_mix=True)
+    assert tracks.separation(alone)[0]["likelihood"] == Dirac(0)
+    assert tracks.separation(reading)[0]["likelihood"] == Track()
+    assert tracks.separation(reading, "dirac")[0]["likelihood"] == Dirac(0)
+    assert tracks.likelihoods(alone) == ("dirac", "gaussian")
 
 
 def test_progress_counts_the_steps_of_all_runs(song, tmp_path, monkeypatch):

@@ -3,7 +3,7 @@
   mgen train --config=stems/separator_baseline --workdir=out/separator \\
       --config.data.dataset=out/data
 
-106,326,400 parameters: 64 bands, 12 blocks of 384 along time and 12 along the bands (BS-RoFormer,
+106,719,616 parameters: 64 bands, 12 blocks of 384 along time and 12 along the bands (BS-RoFormer,
 Lu et al. 2024). Loss on the waveform and on spectra of five window lengths.
 `--config.data.remix=0.5` makes half of the mixes of stems of different tracks, as separators are
 often trained.

@@ -14,16 +14,7 @@ from mgen.configs import stems_base
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     return stems_base.tiny(
         arg,
-        model=dict(
-            kind="separator",
-            n_fft=2048,
-            hop=512,
-            bands=32,
-            width=64,
-            heads=4,
-            layers=3,
-            ff_multiplier=2,
-        ),
+        model=dict(kind="separator", **stems_base.TINY_BANDS),
         batch_size=4,
         learning_rate=2e-3,
         steps=1200,

@@ -3,10 +3,10 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 from mgen.errors import UserError
-from mgen.nn.transformer import REMAT_POLICIES
+from mgen.nn.transformer import REMAT_POLICIES, TransformerConfig
 
 DTYPES = ("float32", "bfloat16")
 # Fields with one value a level.
@@ -164,6 +164,98 @@ class DiTConfig:
     def hop(self) -> int:
         """Frames that a length is a multiple of."""
         return self.global_frames or 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BandConfig:
+    """Shape of a network of Transformers along time and along frequency bands.
+
+    Attributes:
+      stems, channels: S and C.
+      n_fft, hop: samples of a window and between windows.
+      bands: K, a divisor of n_fft / 2; the bin at half the sample rate is left out.
+      width, heads: D and H of the Transformers.
+      layers: of a block along time and one along the bands each.
+      ff_multiplier: hidden width of the feed-forwards and of the masks' layers, in units of D.
+      dtype: compute dtype; parameters, norms, softmax and spectra stay float32.
+      remat: whether the backward pass computes each block anew instead of keeping what is in it.
+    """
+
+    stems: int = 4
+    channels: int = 1
+    n_fft: int = 2048
+    hop: int = 512
+    bands: int = 64
+    width: int = 384
+    heads: int = 8
+    layers: int = 12
+    ff_multiplier: int = 4
+    dtype: str = "float32"
+    remat: bool = False
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise UserError(f"model.dtype is {self.dtype!r}, expected one of {list(DTYPES)}")
+        if self.n_fft % (2 * self.hop):
+            raise UserError(
+                f"model.n_fft is {self.n_fft}, expected a multiple of twice the hop {self.hop}"
+            )
+        if self.n_fft // 2 % self.bands:
+            raise UserError(
+                f"model.bands is {self.bands}, expected a divisor of n_fft / 2 = {self.n_fft // 2}"
+            )
+        if self.width % (2 * self.heads):
+            raise UserError(
+                f"model.width is {self.width}, expected a multiple of twice the {self.heads} heads"
+            )
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], **overrides: Any) -> Self:
+        """From the `model` part of an experiment config; `UserError` names an unknown field."""
+        return cls(**known_fields(cls, {**dict(config), **overrides}))
+
+    @property
+    def band_bins(self) -> int:
+        """Bins of a band."""
+        return self.n_fft // 2 // self.bands
+
+    @property
+    def block(self) -> TransformerConfig:
+        """Of the blocks along either axis."""
+        return TransformerConfig(
+            dim=self.width,
+            heads=self.heads,
+            kv_heads=self.heads,
+            layers=1,
+            ff=self.ff_multiplier * self.width,
+            norm="rms",
+            causal=False,
+            rotary=True,
+            dtype=self.dtype,
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SeparatorConfig(BandConfig):
+    """Shape of a `Separator`."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BandDenoiserConfig(BandConfig):
+    """Shape of a `BandDenoiser`.
+
+    Attributes:
+      mix: whether the first of the tracks is the mix of the others.
+      per_track: whether each track has a noise level of its own, or all have one.
+    """
+
+    mix: bool = False
+    per_track: bool = False
+
+    @property
+    def condition_width(self) -> int:
+        """Features of the embedded noise level."""
+        return 4 * self.width
 
 
 def known_fields(cls: Any, values: dict[str, Any]) -> dict[str, Any]:

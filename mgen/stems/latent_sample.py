@@ -63,7 +63,8 @@ class ToldStems(FrozenStems):
         own = conditions.window(network, self.condition, begin, self.samples)
         return dataclasses.replace(self, condition=own)
 
-    def denoise(self, x: Array, t: Array) -> Array:
+    def denoise(self, x: Array, t: Array, mix: Array | None = None) -> Array:
+        assert mix is None  # see `LatentStems.separate_windows`
         network: Any = self.config.network
         tracks = x.shape[1] + bool(self.config.beside_mix)
         told = conditions.complete(network, self.condition, x.shape[0], tracks, x.shape[2])

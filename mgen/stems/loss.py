@@ -15,6 +15,7 @@ quarter window. (3) Wiener's filter.
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +51,7 @@ def noise_levels(
     times: Times,
     per_track: bool,
     given: float,
+    one_level: bool = False,
 ) -> Float[Array, "B #S 1 1"]:
     """sigma of each example or, with `per_track`, of each of its stems.
 
@@ -58,6 +60,7 @@ def noise_levels(
       counted: stems that the loss counts.
       given: chance with which a stem has the level 0; where all those counted have, one of them has
         not.
+      one_level: with `per_track`, whether the others have the same one.
     """
     if not per_track:
         return draw_times(times, keys, (1, 1, 1))
@@ -71,7 +74,7 @@ def noise_levels(
         return chosen & ~(first & jnp.all(chosen | ~counted))
 
     keys = jax.vmap(jax.random.split)(keys)
-    levels = draw_times(times, keys[:, 0], (stems, 1, 1))
+    levels = draw_times(times, keys[:, 0], (1 if one_level else stems, 1, 1))
     return jnp.where(jax.vmap(clean)(keys[:, 1], counted)[..., None, None], 0.0, levels)
 
 
@@ -85,11 +88,13 @@ def denoising(
     weight: Callable[[Array], Array],
     per_track: bool = False,
     given: float = 0.0,
+    one_level: bool = False,
 ) -> Float[Array, " B"]:
     """(1) over the stems `counted` that are not given, or with another `weight`, finite at 0; other
     arguments as in `noise_levels`."""
     keys = jax.vmap(jax.random.split)(keys)
-    sigma = noise_levels(keys[:, 0], counted, times=times, per_track=per_track, given=given)
+    kinds: dict[str, Any] = dict(per_track=per_track, given=given, one_level=one_level)
+    sigma = noise_levels(keys[:, 0], counted, times=times, **kinds)
     return denoising_loss(
         denoise,
         stems,

@@ -12,19 +12,21 @@ import jax.numpy as jnp
 from mgen.audio.resample import num_samples
 from mgen.diffusion.process import Denoiser
 from mgen.errors import UserError
+from mgen.stems.band_denoiser import BandDenoiser
 from mgen.stems.condition import StemCondition
-from mgen.stems.config import DiTConfig, UNetConfig
+from mgen.stems.config import BandDenoiserConfig, DiTConfig, SeparatorConfig, UNetConfig
 from mgen.stems.dit import DiT
 from mgen.stems.mixture import beside_mix
 from mgen.stems.objective import Objective
-from mgen.stems.separator import Separator, SeparatorConfig
+from mgen.stems.separator import Separator
 from mgen.stems.unet import UNet1d
 from mgen.typing import Array, Float, Key, Params
 
-NetworkConfig: TypeAlias = UNetConfig | DiTConfig | SeparatorConfig
+NetworkConfig: TypeAlias = UNetConfig | BandDenoiserConfig | DiTConfig | SeparatorConfig
 # Kind -> its config and its module.
 NETWORKS: dict[str, tuple[Any, Any]] = {
     "unet": (UNetConfig, UNet1d),
+    "bands": (BandDenoiserConfig, BandDenoiser),
     "dit": (DiTConfig, DiT),
     "separator": (SeparatorConfig, Separator),
 }
@@ -39,14 +41,17 @@ class StemsConfig:
       sample_rate: Hz. channels: 1 or 2. samples: T of a training example.
       network: what its module is built from. A separator does without what follows.
       latent_hop: samples a frame of the latents that a Transformer is of; 0 of waveforms.
-      beside_mix: share of the examples of a Transformer that are trained with their mix as a clean
-        track in front of the stems; 0 leaves that track out.
+      beside_mix: share of the examples that are trained with their mix as a clean track in front
+        of the stems; 0 leaves that track out. Needs a network with `per_track`. In the others that
+        track is silent, of a Transformer absent.
       condition_dropout, input_dropout: shares of the examples of a Transformer that are told
         nothing of their frames, and of the others for each input, see `condition.drop`.
       objective: one of `mgen.stems.objective.OBJECTIVES`, which has also the next four.
       sigma_data: standard deviation of the stems that the preconditioning assumes.
       clip: bound of denoised audio on either side, None for none.
       noise_mean, noise_std: of log sigma in training.
+      one_level: whether the stems of an example that are not clean have the same noise level, as in
+        sampling, though the network has `per_track`.
       given: chance with which a stem is clean in training, a condition of the others; needs a
         network with `per_track`. One stem of an example always stays noised.
       count_missing: whether the loss counts a missing stem, as the silence that it is.
@@ -66,6 +71,7 @@ class StemsConfig:
     clip: float | None = 1.0
     noise_mean: float = -3.0
     noise_std: float = 1.0
+    one_level: bool = False
     given: float = 0.0
     count_missing: bool = True
 
@@ -93,11 +99,10 @@ class StemsConfig:
                 f"latents.hop is {self.latent_hop}, expected the samples a frame with model.kind "
                 "'dit', and 0 without"
             )
-        tells_apart = transformer and self.per_track
-        if not 0 <= self.beside_mix <= 1 or (self.beside_mix and not tells_apart):
+        if not 0 <= self.beside_mix <= 1 or (self.beside_mix and not self.per_track):
             raise UserError(
-                f"diffusion.beside_mix is {self.beside_mix}, expected 0 or, with model.kind 'dit' "
-                "and model.per_track, a share"
+                f"diffusion.beside_mix is {self.beside_mix}, expected 0 or, with model.per_track, "
+                "a share"
             )
 
     @classmethod
@@ -113,13 +118,16 @@ class StemsConfig:
         if kind not in NETWORKS:
             raise UserError(f"model.kind is {kind!r}, expected one of {sorted(NETWORKS)}")
         diffusion, size = dict(config.get("diffusion", {})), dict(stems=len(stems["names"]))
+        # The mix is a track and a category of its own.
+        mix = bool(diffusion.get("beside_mix"))
+        size["stems"] += mix
         if kind == "dit":
-            # The mix is a track and a category of its own.
-            size["stems"] += bool(diffusion.get("beside_mix"))
             size["categories"] = size["stems"]
             diffusion["latent_hop"] = config["latents"]["hop"]
         else:
             size["channels"] = stems["channels"]
+        if kind == "bands":
+            size["mix"] = mix
         return cls(
             names=tuple(stems["names"]),
             sample_rate=stems["sample_rate"],
@@ -133,6 +141,11 @@ class StemsConfig:
     def stems(self) -> int:
         """S."""
         return len(self.names)
+
+    @property
+    def tracks(self) -> int:
+        """S, and one more where the mix is a track."""
+        return self.stems + bool(self.beside_mix)
 
     @property
     def hop(self) -> int:
@@ -175,8 +188,8 @@ def init_params(config: StemsConfig, key: Key) -> Params:
     Draws from XLA's own generator: hundreds of small threefry draws would compile for minutes.
     """
     key = jax.random.wrap_key_data(jax.random.bits(key, (4,)), impl="unsafe_rbg")
-    stems = jnp.zeros((1, *config.shape))
-    levels = jnp.zeros((1, config.stems) if config.per_track else (1,))
+    stems = jnp.zeros((1, config.tracks, *config.shape[1:]))
+    levels = jnp.zeros((1, config.tracks) if config.per_track else (1,))
     inputs = (stems[:, 0],) if config.separates else (stems, levels)
     return make_network(config).init(key, *inputs)["params"]
 
@@ -195,7 +208,7 @@ def denoiser(
 
     Args:
       condition: of a Transformer; with `beside_mix` its tracks are the mix and the stems.
-      mix: latents of the mix; with `beside_mix`, None is a mix that is not known.
+      mix: [B, 1, T, C], or its latents; with `beside_mix`, None is a mix that is not known.
     """
     network: Any = make_network(config)
 
@@ -215,7 +228,7 @@ def denoiser(
             )
         noise = jnp.broadcast_to(noise[..., 0, 0], levels)
         inputs = x, noise if config.per_track else noise[:, 0]
-        if isinstance(config.network, UNetConfig):
+        if not isinstance(config.network, DiTConfig):
             return network.apply({"params": params}, *inputs)
         return network.apply({"params": params}, *inputs, known(x))
 

@@ -46,6 +46,7 @@ from mgen.stems.settings import (
     SEPARATION_INDEPENDENT,
     Likelihood,
     SamplingConfig,
+    Track,
 )
 from mgen.stems.windows import Source, Windows, continued, positional_noise
 from mgen.typing import Array, Bool, Float, Int, Key, Params, ndarray
@@ -72,12 +73,14 @@ class FrozenStems(Separating):
 
     Attributes:
       per_track: whether stems may differ in their noise level, so that a given one has none.
-      estimate: parameters -> denoiser of stems [B, S, T, C], T a multiple of `hop`, at noise levels
-        [B or 1, S or 1, 1, 1].
+      beside_mix: whether the mix can be a track.
+      estimate: parameters and, with `beside_mix`, a mix -> denoiser of stems [B, S, T, C], T a
+        multiple of `hop`, at noise levels [B or 1, S or 1, 1, 1].
     """
 
     per_track: bool = dataclasses.field(metadata=STATIC)
-    estimate: Callable[[Any], Denoiser] = dataclasses.field(metadata=STATIC)
+    beside_mix: bool = dataclasses.field(default=False, metadata=STATIC)
+    estimate: Callable[..., Denoiser] = dataclasses.field(metadata=STATIC)
     params: Params
 
     @classmethod
@@ -94,7 +97,13 @@ class FrozenStems(Separating):
         if own.latent_hop:
             raise UserError("model.kind is 'dit', expected a denoiser of waveforms")
         estimate = functools.partial(denoiser, own)
-        return cls(**layout(own), per_track=own.per_track, estimate=estimate, params=params)
+        return cls(
+            **layout(own),
+            per_track=own.per_track,
+            beside_mix=bool(own.beside_mix),
+            estimate=estimate,
+            params=params,
+        )
 
     @classmethod
     def independent(cls, models: "Sequence[FrozenStems]") -> "FrozenStems":
@@ -119,9 +128,10 @@ class FrozenStems(Separating):
             params=tuple(models),
         )
 
-    def denoise(self, x: Array, t: Array) -> Array:
-        """Estimate of the stems from noisy ones."""
-        return self.estimate(self.params)(x, t)
+    def denoise(self, x: Array, t: Array, mix: Array | None = None) -> Array:
+        """Estimate of the stems from noisy ones and, of a model `beside_mix`, from their mix."""
+        given = {} if mix is None else {"mix": mix}
+        return self.estimate(self.params, **given)(x, t)
 
     def at(self, begin: int) -> "FrozenStems":
         """The model of a window that begins at this sample of its song: itself, unless what it is
@@ -269,7 +279,12 @@ class FrozenStems(Separating):
         Args:
           likelihood: how well the sum of the stems is known.
           sampling: by default `separation_sampling`.
+
+        Raises:
+          UserError: the mix is to be a track of a model that has none.
         """
+        if isinstance(likelihood, Track) and not self.beside_mix:
+            raise UserError("the mix is no track of this model, expected one with beside_mix")
         nothing = jnp.zeros((mix.shape[0], len(self.names), *mix.shape[2:]))
         return fill_in(
             self,
@@ -392,7 +407,7 @@ def fill_in(
         for own in jax.vmap(jax.random.split)(keys).T
     )
     times = jnp.asarray(sampling.times(), known.dtype).reshape(-1, 1, 1, 1, 1)
-    denoise: Denoiser = model.denoise
+    denoise: Callable[..., Array] = model.denoise
     constraints: list[Constraint] = []
     if mask is not None:
         if model.per_track:

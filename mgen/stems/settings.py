@@ -1,6 +1,7 @@
 """How stems are drawn, and what a mix says of them: the settings of MSDM (Mariani et al. 2024)."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import TypeAlias
 
 import jax.numpy as jnp
@@ -55,6 +56,8 @@ GENERATION = SamplingConfig(steps=150, sigma_max=20.0, churn=20.0)
 IMPUTATION = SamplingConfig(steps=256, sigma_max=20.0, churn=10.0)
 SEPARATION_DIRAC = SamplingConfig(steps=150, sigma_max=1.0, churn=20.0, repeats=2)
 SEPARATION_GAUSSIAN = SamplingConfig(steps=150, sigma_max=1.0, churn=40.0, repeats=2)
+# Of a model that reads the mix: its estimates lie together, and need neither noise nor repeats.
+SEPARATION_TRACK = SamplingConfig(steps=20, sigma_max=1.0)
 SEPARATION_INDEPENDENT = SamplingConfig(steps=150, sigma_max=1.0, churn=40.0, repeats=2)
 
 
@@ -115,6 +118,25 @@ class Gaussian:
         return posterior.gaussian_separation(denoise, mix, gamma), lambda x, t, i: x
 
 
-Likelihood: TypeAlias = Dirac | Gaussian
+@dataclasses.dataclass(frozen=True)
+class Track:
+    """The mix is a clean track beside the stems, of a model trained so (`beside_mix`); they sum to
+    it as far as the model knows it."""
+
+    sampling = SEPARATION_TRACK
+
+    def apply(
+        self, denoise: Callable[..., Array], mix: Float[Array, "B 1 T C"], stems: int
+    ) -> tuple[Denoiser, Constraint]:
+        """The denoiser of stems given their mix, and no constraint.
+
+        Args:
+          denoise: of stems, a noise level and the mix.
+        """
+        del stems
+        return lambda x, t: denoise(x, t, mix), lambda x, t, i: x
+
+
+Likelihood: TypeAlias = Dirac | Gaussian | Track
 # That of MSDM's released code.
 DIRAC = Dirac()

@@ -32,6 +32,8 @@ BANDS = ("low", "middle", "high")
 BASELINE_BATCHES = 64
 # Levels of each band that the baseline's loss is the mean over.
 BASELINE_LEVELS = 100
+# Deviations of the stems, of noise under which nothing of them is heard.
+ALONE = 50.0
 # Mean square of a stem below which it counts as silent (-60 dB).
 SILENCE = 1e-6
 
@@ -41,8 +43,8 @@ class Task(task.Task):
 
     A denoiser is trained on batches of {"stems": float32 [B, S, T, C]}, with
     `diffusion.count_missing` False also {"stem_mask": bool [B, S]}; a separator on {"stems",
-    "mix": float32 [B, T, C]}; a Transformer over latents also on the mix with
-    `diffusion.beside_mix`, and on those of `mgen.stems.condition.FRAMES` that it reads.
+    "mix": float32 [B, T, C]}; a denoiser also on the mix with `diffusion.beside_mix`, a Transformer
+    over latents on those of `mgen.stems.condition.FRAMES` that it reads.
 
     Reads from the config, beside what every family has:
       stems: names, sample_rate (Hz), channels.
@@ -157,18 +159,29 @@ class Task(task.Task):
         self, params: Params, variables: Params, batch: Batch, key: Key, train: bool
     ) -> tuple[Array, tuple[Metrics, Params]]:
         """In evaluation a denoiser's is the mean over the noise levels of each of `BANDS`, and
-        "loss_low", "loss_middle", "loss_high" are those: each example has a level in each."""
+        "loss_low", "loss_middle", "loss_high" are those: each example has a level in each. One
+        that reads the mix has also what `_expected` says."""
         if self.stems_config.separates:
             total, metrics = self._separation(params, batch, train)
             return total, (metrics, variables)
         losses = self._denoising(params, variables, batch, key, train)
         if train:
-            total, metrics = losses(0.0, 1.0), {}
-        else:
-            bands = jax.lax.map(lambda i: losses(i / 3, (i + 1) / 3), jnp.arange(len(BANDS)))
-            total = jnp.mean(bands)
-            metrics = {f"loss_{name}": value for name, value in zip(BANDS, bands)}
-        return total, (metrics, variables)
+            return losses(0.0, 1.0), ({}, variables)
+        bands = jax.lax.map(lambda i: losses(i / 3, (i + 1) / 3), jnp.arange(len(BANDS)))
+        metrics = {f"loss_{name}": value for name, value in zip(BANDS, bands)}
+        if self.stems_config.beside_mix and self.codec is None:
+            metrics |= self._expected(params, batch, key)
+        return jnp.mean(bands), (metrics, variables)
+
+    def _expected(self, params: Params, batch: Batch, key: Key) -> Metrics:
+        """ "si_sdr" and "si_sdri" as of a separator, of what is to be expected of the stems given
+        their mix: the estimate from noise alone."""
+        stems, mix = batch["stems"], batch["mix"]
+        level = jnp.full((1, 1, 1, 1), ALONE * self.stems_config.sigma_data)
+        noise = draw_noise(example_keys(key, len(stems)), stems.shape[1:])
+        estimate = denoiser(self.stems_config, params, mix=mix[:, None])(level * noise, level)
+        scores, mix_scores = separation_scores(stems, estimate, mix)
+        return {"si_sdr": scores, "si_sdri": scores - mix_scores}
 
     def _denoising(
         self, params: Params, variables: Params, batch: Batch, key: Key, train: bool
@@ -187,6 +200,7 @@ class Task(task.Task):
                 weight=self.diffusion.weight,
                 per_track=config.per_track,
                 given=config.given,
+                one_level=config.one_level,
             )
             return jnp.mean(found)
 
@@ -198,14 +212,17 @@ class Task(task.Task):
         """What is noised, and its denoiser: of stems, or of latents, which is told which tracks
         there are, what is known of the frames and, of a share of the examples, the mix."""
         config, stems = self.stems_config, batch["stems"]
+        own = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, 1)
+        shown = jax.vmap(lambda key: jax.random.bernoulli(key, config.beside_mix))(own)
+        mix = batch["mix"][:, None] if config.beside_mix else None
         if self.codec is None:
-            return stems, denoiser(config, params)
+            if mix is not None:
+                mix = jnp.where(shown[:, None, None, None], mix, 0.0)
+            return stems, denoiser(config, params, mix=mix)
         latents = self.latents(variables)
-        present, mix = self._counted(batch), None
-        if config.beside_mix:
-            mix = latents.encode(batch["mix"][:, None])
-            own = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, 1)
-            shown = jax.vmap(lambda key: jax.random.bernoulli(key, config.beside_mix))(own)
+        present = self._counted(batch)
+        if mix is not None:
+            mix = latents.encode(mix)
             present = jnp.concatenate([shown[:, None], present], axis=1)
         network: Any = config.network
         batch_size, tracks = present.shape

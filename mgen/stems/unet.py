@@ -17,7 +17,7 @@ from mgen.nn.attention import Attention
 from mgen.nn.conv import KERNEL_INIT, Conv1d, ConvTranspose1d
 from mgen.nn.norm import TimeGroupNorm
 from mgen.nn.transformer import ACTIVATIONS
-from mgen.stems.config import UNetConfig
+from mgen.stems.config import BandDenoiserConfig, UNetConfig
 from mgen.typing import Array, Float
 
 gelu = ACTIVATIONS["gelu"]
@@ -35,7 +35,7 @@ class NoiseEmbedding(nn.Module):
     """Noise levels through learned Fourier features and three layers; with `per_track`, those of
     the stems are added after a linear layer each. All in float32."""
 
-    config: UNetConfig
+    config: UNetConfig | BandDenoiserConfig
 
     @nn.compact
     def __call__(self, noise: Float[Array, "B *S"]) -> Float[Array, "B D"]:

@@ -10,7 +10,9 @@ import pytest
 
 from mgen import tree
 from mgen.errors import UserError
-from mgen.stems.separator import Separator, SeparatorConfig, features, join_bands, split_bands
+from mgen.stems.bands import features, join_bands, levelled, split_bands
+from mgen.stems.config import SeparatorConfig
+from mgen.stems.separator import Separator
 
 SMALL = SeparatorConfig(
     stems=3, channels=2, n_fft=64, hop=16, bands=4, width=8, heads=2, layers=1, ff_multiplier=2
@@ -74,10 +76,14 @@ def test_each_bin_is_in_its_band(mix):
 
 def test_features_have_the_level_one_in_every_band(mix):
     coloured = np.cumsum(mix, axis=1)
-    found = features(split_bands(SMALL, coloured))
-    assert found.shape == (2, SAMPLES // 16 + 1, 4, 2 * 2 * 8)
-    np.testing.assert_allclose(np.square(found).mean(axis=(1, 3)), 1, rtol=1e-2)
-    assert not np.any(features(split_bands(SMALL, np.zeros_like(mix))))
+    bands = split_bands(SMALL, coloured)
+    levels, level = levelled(bands)
+    found = features(levels)
+    assert found.shape == (2, SAMPLES // 16 + 1, 4, 2 * 3 * 8)
+    parts = found.reshape(*found.shape[:3], 2, 3, 8)[..., :2, :]
+    np.testing.assert_allclose(np.square(parts).sum(axis=4).mean(axis=(1, 3, 4)), 1, rtol=1e-2)
+    np.testing.assert_allclose(levels * level, bands, rtol=1e-5)
+    assert not np.any(features(levelled(split_bands(SMALL, np.zeros_like(mix)))[0]))
 
 
 def test_stems_follow_the_gain_of_the_mix_and_silence_stays(params, mix):
@@ -125,10 +131,10 @@ def test_bfloat16_is_close_and_remat_is_the_same(params, mix):
 def test_full_size():
     """Embeddings and masks of 64 bands, 24 blocks of 12 D^2, and their norms."""
     bands, width, hidden = 64, 384, 4 * 384
-    embed, block = bands * (32 * width + width), 12 * width**2 + 2 * width
+    embed, block = bands * (48 * width + width), 12 * width**2 + 2 * width
     masks = bands * (width * hidden + hidden + (hidden + 1) * 4 * 2 * 32)
-    assert embed + 24 * block + width + masks == 106_326_400
-    assert tree.size(shapes_of(SeparatorConfig(), 8192)) == 106_326_400
+    assert embed + 24 * block + width + masks == 106_719_616
+    assert tree.size(shapes_of(SeparatorConfig(), 8192)) == 106_719_616
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,11 @@ from mgen.stems.task import Task
 EXPERIMENTS = {
     "msdm_slakh": ("", 405_497_700, 4, 2**18, 22050),
     "isdm_slakh": ("drums", 405_491_100, 1, 2**18, 22050),
-    "separator_baseline": ("", 106_326_400, 4, 2**18, 22050),
+    "separator_baseline": ("", 106_719_616, 4, 2**18, 22050),
     "tiny_msdm": ("", None, 4, 40960, 16000),
     "tiny_isdm": ("piano", None, 1, 40960, 16000),
     "tiny_separator": ("", None, 4, 40960, 16000),
+    "tiny_bands": ("", None, 4, 40960, 16000),
 }
 
 
@@ -47,7 +48,14 @@ def test_msdm_trains_as_published():
     assert (config.optim.name, config.optim.schedule, config.optim.ema) == ("adam", "constant", 0)
     assert (config.optim.learning_rate, config.optim.b1, config.optim.b2) == (1e-4, 0.9, 0.99)
     assert config.data.batch_size == 8 and config.diffusion.to_dict() == dict(
-        sigma_data=0.2, clip=1.0, noise_mean=-3.0, noise_std=1.0, given=0.0, count_missing=True
+        sigma_data=0.2,
+        clip=1.0,
+        noise_mean=-3.0,
+        noise_std=1.0,
+        given=0.0,
+        one_level=False,
+        beside_mix=0.0,
+        count_missing=True,
     )
 
 

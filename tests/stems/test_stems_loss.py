@@ -26,10 +26,10 @@ def levels(count=4000, stems=3, counted=None, **options):
     return np.asarray(drawn(keys(count), counted, **options))
 
 
-@functools.partial(jax.jit, static_argnames="per_track")
-def drawn(keys, counted, low=0.0, high=1.0, per_track=True, given=0.0):
-    times = Part(TIMES, low, high)
-    return noise_levels(keys, counted, times=times, per_track=per_track, given=given)
+@functools.partial(jax.jit, static_argnames=("per_track", "one_level"))
+def drawn(keys, counted, low=0.0, high=1.0, per_track=True, given=0.0, one_level=False):
+    kinds = dict(per_track=per_track, given=given, one_level=one_level)
+    return noise_levels(keys, counted, times=Part(TIMES, low, high), **kinds)
 
 
 def test_one_level_an_example_or_one_a_stem():
@@ -38,6 +38,15 @@ def test_one_level_an_example_or_one_a_stem():
     assert len(np.unique(one)) > 3990 and len(np.unique(each)) > 11900
     for found in (one, each):  # four standard errors
         np.testing.assert_allclose(np.log(found).mean(), -3, atol=4 / np.sqrt(found.size))
+
+
+def test_those_that_are_not_given_may_share_a_level():
+    found = levels(given=0.4, one_level=True)[..., 0, 0]
+    clean = found == 0
+    assert clean.any() and not clean.all(axis=1).any()
+    own = found.max(axis=1, keepdims=True)
+    np.testing.assert_array_equal(found[~clean], np.broadcast_to(own, found.shape)[~clean])
+    assert len(np.unique(own)) > 3990
 
 
 @pytest.mark.parametrize("given", [0.3, 0.7])

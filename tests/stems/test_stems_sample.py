@@ -13,7 +13,7 @@ from mgen.errors import UserError
 from mgen.stems import settings
 from mgen.stems.model import StemsConfig, init_params
 from mgen.stems.sample import FrozenSeparator, FrozenStems, Span, fill_in
-from mgen.stems.settings import Dirac, Gaussian, SamplingConfig
+from mgen.stems.settings import Dirac, Gaussian, SamplingConfig, Track
 
 NAMES = ("bass", "drums", "piano")
 FEW = SamplingConfig(steps=3, sigma_min=0.1, sigma_max=1.0, churn=1.0, repeats=2)
@@ -54,6 +54,19 @@ def test_targets_come_in_their_order():
     np.testing.assert_array_equal(
         made[:, ::-1], MODEL.arrange(given, ["drums", "piano"], seeds=SEEDS, sampling=FEW)
     )
+
+
+def test_a_mix_beside_the_stems_is_what_the_denoiser_reads():
+    def reading(params, mix=None):
+        return lambda x, t: (0.0 if mix is None else mix / 3) + 0 * x
+
+    own = dataclasses.replace(MODEL, estimate=reading, beside_mix=True)
+    made = own.separate(MIX, seeds=SEEDS, likelihood=Track())
+    np.testing.assert_allclose(made, np.repeat(MIX[:, None] / 3, 3, axis=1), atol=1e-6)
+    nothing = own.generate(seconds=2.0, seeds=SEEDS, sampling=FEW)
+    assert np.abs(nothing).max() < 1e-6
+    with pytest.raises(UserError, match="beside_mix"):
+        MODEL.separate(MIX, seeds=SEEDS, likelihood=Track())
 
 
 @pytest.mark.parametrize("likelihood", [Dirac(0), Dirac(None), Gaussian()])

@@ -73,6 +73,22 @@ def test_a_denoiser_learns_a_batch(denoising):
     assert set(metrics) == {"loss", "grad_norm"}
 
 
+def test_a_denoiser_beside_the_mix_learns_to_take_it_apart():
+    """The network in bands, told the mix of all examples: what it expects of them gains decibels,
+    without the mix none."""
+    config = experiment("tiny_bands", diffusion__beside_mix=1.0, diffusion__given=0.0)
+    config.model.update(n_fft=128, hop=32, bands=8)
+    task, state, step, evaluate = compiled(Task(config))
+    batch = tones(task)
+    before = evaluate(state, batch, jax.random.key(2))
+    assert before["loss"] > 0.9  # F is 0
+    state, losses, _ = train(step, state, batch, steps=120)
+    after = evaluate(state, batch, jax.random.key(2))
+    assert losses[-1] < 0.5 * losses[0] and after["si_sdri"] > 3.0
+    hidden = batch | {"mix": jnp.zeros_like(batch["mix"])}
+    assert evaluate(state, hidden, jax.random.key(2))["si_sdr"] < after["si_sdr"] - 3.0
+
+
 def test_evaluation_has_a_level_in_each_band(denoising):
     task, state, _, evaluate = denoising
     batch = tones(task)
