@@ -21,6 +21,10 @@ DERIVED = ("stems", "channels", "categories", "mix")
 TINY_BANDS: dict[str, Any] = dict(
     n_fft=2048, hop=512, bands=32, width=64, heads=4, layers=3, ff_multiplier=2
 )
+TINY_STEPS = 1500
+# Noise levels of that denoiser: many at which little is heard of the stems, as where a mix is all
+# that is known of them.
+TINY_NOISE: dict[str, Any] = dict(noise_mean=-3.0, noise_std=1.5)
 
 
 def experiment(
@@ -133,24 +137,6 @@ def tiny(
         train=dict(steps=steps, eval_every=500, eval_batches=8, save_every=100),
         diffusion=diffusion,
     )
-
-
-def tiny_diffusion(
-    arg: str, *, names: tuple[str, ...] = NAMES, steps: int
-) -> ml_collections.ConfigDict:
-    """A denoiser of a few million parameters with a bottleneck of 31 frames a second."""
-    model = dict(
-        kind="unet",
-        width=64,
-        patch=8,
-        multipliers=(1, 2, 2, 3, 3),
-        factors=(4, 4, 2, 2),
-        blocks=(1, 1, 1, 1),
-        attentions=(False, False, True, True),
-        heads=4,
-        head_dim=32,
-    )
-    return tiny(arg, names=names, model=model, batch_size=4, learning_rate=1e-3, steps=steps)
 
 
 def latent(

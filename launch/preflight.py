@@ -1,10 +1,14 @@
-"""Compile training steps for machines that are not here: does it fit, what bounds it?
+"""Compile for machines that are not here: does it fit, what bounds it?
 
 mgen preflight --config=hierarchy/musiclm_430m:coarse --topology=v5e:2x4
 mgen preflight --config=... --topology=v5p:8x8x16 --config.train.mesh=data=64,fsdp=16
+mgen preflight --config=... --topology=v5e:2x4 --program=sample    # generation or separation
 mgen preflight --all --topology=v5e:2x4     # every full-size config, with its settings
+mgen preflight --pods                       # the machines that BENCHMARKS.md has, for its table
 
-GiB and milliseconds are of one device. Needs libtpu (`pip install 'mgen[preflight]'`), no TPU.
+GiB and milliseconds are of one device. Needs libtpu (`pip install 'mgen[preflight]'`), no TPU. For
+GPUs (--topology=h100:1x8, hosts and GPUs of each) CUDA's plugin (`pip install 'mgen[cuda]'`), no
+GPU; there XLA counts no bytes, so the bound is of operations and links alone.
 """
 
 import os
@@ -21,7 +25,9 @@ os.environ.update(cli.COMPILE_ONLY)
 
 _CONFIG = cli.define_config_flag()
 _ALL = flags.DEFINE_bool("all", False, "Every full-size config in place of one.")
-_TOPOLOGY = flags.DEFINE_string("topology", None, "Chip and shape: v5e:2x4.", required=True)
+_PODS = flags.DEFINE_bool("pods", False, "Those of `mgen.preflight.PODS`, each for its machine.")
+_TOPOLOGY = flags.DEFINE_string("topology", "", "Chip and shape: v5e:2x4.")
+_PROGRAM = flags.DEFINE_enum("program", "train", ["train", "sample"], "What to compile.")
 _SLICES = flags.DEFINE_integer("slices", 1, "Slices of that shape.", 1)
 _MESH = flags.DEFINE_string("mesh", "", "In place of the configs' own, such as fsdp=-1.")
 
@@ -31,12 +37,18 @@ def main(argv: list[str]) -> None:
     from mgen import preflight
     from mgen.errors import UserError
 
-    if bool(_ALL.value) == (_CONFIG.value is not None):
-        raise UserError("expected either --config or --all")
-    configs = preflight.full_size() if _ALL.value else {cli.config_name(): _CONFIG.value}
-    fits = preflight.table(configs, _TOPOLOGY.value, _SLICES.value, _MESH.value)
+    if [bool(_ALL.value), bool(_PODS.value), _CONFIG.value is not None].count(True) != 1:
+        raise UserError("expected one of --config, --all and --pods")
+    if bool(_PODS.value) == bool(_TOPOLOGY.value):
+        raise UserError("expected --topology, but with --pods")
+    if _PODS.value:
+        fits = preflight.pods()
+    else:
+        configs = preflight.full_size() if _ALL.value else {cli.config_name(): _CONFIG.value}
+        machine = _TOPOLOGY.value, _SLICES.value, _MESH.value
+        fits = preflight.table(configs, *machine, _PROGRAM.value)
     if not fits:
-        raise UserError(f"does not fit {_TOPOLOGY.value}: see above what does")
+        raise UserError("something does not fit: see above what, and for one config what does")
 
 
 if __name__ == "__main__":

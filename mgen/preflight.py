@@ -1,5 +1,5 @@
-"""Does a config fit a machine that is not here? Its training step, compiled ahead of time for a
-topology of accelerators, on a host without any.
+"""Does a config fit a machine that is not here? Its training step, or its sampling, compiled ahead
+of time for a topology of accelerators, on a host without any.
 
 The compiler is the TPUs' own (libtpu): what it refuses would have failed there.
 """
@@ -8,29 +8,34 @@ import dataclasses
 import importlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import ml_collections
 from jax.experimental import topologies
+from jax.sharding import Mesh
 
 from mgen.errors import UserError
 from mgen.progress import track
 from mgen.sharding import cost
 from mgen.sharding.chips import CHIPS, GIB, Chip
-from mgen.sharding.mesh import BATCH, make_mesh
+from mgen.sharding.mesh import BATCH, OnMesh, make_mesh, replicated
 from mgen.train.checkpoint import make_task
 from mgen.train.loop import CompiledSteps
+from mgen.train.task import Task
 
+PROGRAMS = ("train", "sample")
+# Of XLA for GPUs: tiles of its own matrix products are chosen by trying them out, on a GPU.
+NO_TUNING = {"xla_gpu_enable_triton_gemm": False}
 # Of a compiler that found no room.
 NO_ROOM = ("RESOURCE_EXHAUSTED", "out of memory", "Ran out of memory")
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """A compiled step on one device, in bytes, operations and seconds.
+    """A compiled program on one device, in bytes, operations and seconds.
 
     Attributes:
       arguments, temporaries, peak: memory; limit: what a device has.
@@ -78,8 +83,12 @@ def chip_of(topology: str) -> Chip:
 
 
 def devices_of(topology: str, slices: int = 1) -> list[Any]:
-    """The devices of a TPU topology such as "v5e:2x4"; `UserError` where it cannot be had."""
+    """The devices of a topology such as "v5e:2x4", or "h100:2x8" (hosts and GPUs of each);
+    `UserError` where it cannot be had."""
     name, _, shape = topology.partition(":")
+    chip = chip_of(topology)
+    if chip.gpu is not None:
+        return _gpus(topology, f"{slices}x{shape}", chip.gpu.target(chip))
     options: dict[str, Any] = {"num_slices": slices} if slices > 1 else {}
     if name == "v4":
         options |= {"chip_config_name": "megacore", "chips_per_host_bounds": (2, 2, 1)}
@@ -98,8 +107,25 @@ def devices_of(topology: str, slices: int = 1) -> list[Any]:
     return list(found.devices)
 
 
-def compiled_step(config: ml_collections.ConfigDict, devices: list[Any], limit: float) -> Report:
-    """The training step of an experiment on `devices`, by its `train.mesh`.
+def _gpus(topology: str, shape: str, target: str) -> list[Any]:
+    jax.devices()  # looks for plugins
+    try:
+        found = topologies.get_topology_desc(
+            platform="cuda", topology_name=topology, target_config=target, topology=shape
+        )
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"--topology={topology}: {reason} (expected CUDA's plugin, `pip install 'mgen[cuda]'`,"
+            " and hosts x GPUs)"
+        ) from error
+    return list(found.devices)
+
+
+def compiled_program(
+    config: ml_collections.ConfigDict, devices: list[Any], limit: float, program: str = "train"
+) -> Report:
+    """A program of an experiment, one of `PROGRAMS`, on `devices`, by its `train.mesh`.
 
     The batch is `data.batch_size`, of all devices together, made a multiple of what it is split
     into.
@@ -109,29 +135,16 @@ def compiled_step(config: ml_collections.ConfigDict, devices: list[Any], limit: 
     """
     mesh = make_mesh(config.train.mesh, devices)
     task = make_task(config)
-    steps = CompiledSteps(task, mesh)
     shards = mesh.shape[BATCH[0]] * mesh.shape[BATCH[1]]
     batch = -(-config.data.batch_size // shards) * shards
-    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    key = jax.eval_shape(lambda: jax.random.key(0))
-
-    def placed(specs: Any, shardings: Any) -> Any:
-        return jax.tree.map(
-            lambda leaf, own: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=own),
-            specs,
-            shardings,
-        )
-
-    arguments = (
-        placed(steps.abstract, steps.state_sharding),
-        placed(task.batch_spec(batch), steps.batch_sharding),
-        jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=everywhere),
-    )
+    function, jitted, arguments = _program(task, mesh, batch, program)
     with jax.set_mesh(mesh):
-        operations = cost.flops(jax.make_jaxpr(task.train_step)(*arguments))
+        trips = task.sample_steps if program == "sample" else 1
+        operations = cost.flops(jax.make_jaxpr(function)(*arguments), trips)
     start = time.perf_counter()
     try:
-        compiled = steps.train.lower(*arguments).compile()
+        options = None if devices[0].platform == "tpu" else NO_TUNING
+        compiled = jitted.lower(*arguments).compile(compiler_options=options)
     except Exception as error:
         if any(words in str(error) for words in NO_ROOM):
             raise MemoryError(_first_line(error)) from error
@@ -154,15 +167,39 @@ def compiled_step(config: ml_collections.ConfigDict, devices: list[Any], limit: 
         limit=limit,
         flops=operations,
         traffic=repeated * analysis.get("bytes accessed", 0.0),
-        collectives=cost.collective_bytes(compiled.as_text()),
+        collectives=cost.collective_bytes(compiled.as_text(), trips),
         seconds=seconds,
     )
 
 
-def fitting_step(config: ml_collections.ConfigDict, devices: list[Any], chip: Chip) -> Report:
-    """`compiled_step`; `MemoryError` also where the compiler has just made it and the device would
-    be fuller than full."""
-    report = compiled_step(config, devices, chip.memory)
+def _program(task: Task, mesh: Mesh, batch: int, program: str) -> tuple[Any, OnMesh, tuple]:
+    """A function, the same jitted on a mesh, and what it is called with, as shapes in place."""
+    steps = CompiledSteps(task, mesh)
+    everywhere = replicated(mesh)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+
+    def placed(specs: Any, shardings: Any) -> Any:
+        return jax.tree.map(
+            lambda leaf, own: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=own),
+            specs,
+            shardings,
+        )
+
+    state = placed(steps.abstract, steps.state_sharding)
+    data = placed(task.batch_spec(batch), steps.batch_sharding)
+    key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=everywhere)
+    if program == "train":
+        return task.train_step, steps.train, (state, data, key)
+    # What sampling does not read of the state, such as the optimiser's, takes no memory.
+    return task.sample, OnMesh(mesh, jax.jit(task.sample)), (state, data, key)
+
+
+def fitting_program(
+    config: ml_collections.ConfigDict, devices: list[Any], chip: Chip, program: str = "train"
+) -> Report:
+    """`compiled_program`; `MemoryError` also where the compiler has just made it and the device
+    would be fuller than full."""
+    report = compiled_program(config, devices, chip.memory, program)
     if not report.fits:
         raise MemoryError(f"peak of {report.peak / GIB:.2f} of {report.limit / GIB:.0f} GiB")
     return report
@@ -219,7 +256,11 @@ def full_size() -> dict[str, ml_collections.ConfigDict]:
 
 
 def table(
-    configs: dict[str, ml_collections.ConfigDict], topology: str, slices: int, mesh: str
+    configs: dict[str, ml_collections.ConfigDict],
+    topology: str,
+    slices: int,
+    mesh: str,
+    program: str = "train",
 ) -> bool:
     """Prints a row for each config, and for one alone that does not fit what does; returns whether
     all of them fit."""
@@ -229,15 +270,59 @@ def table(
         config = ml_collections.ConfigDict(config.to_dict())
         config.train.mesh = mesh or config.train.mesh
         try:
-            rows.append(describe(name, fitting_step(config, devices, chip), chip))
+            report = fitting_program(config, devices, chip, program)
+            rows.append(describe(name, report, chip))
         except MemoryError as error:
             failures.append(f"{name}: {error}")
             if len(configs) == 1:
-                rows += _what_fits(name, config, devices, chip)
+                rows += _what_fits(name, config, devices, chip, program)
         except UserError as error:
             failures.append(f"{name}: {error}")
     if rows:
         print_rows(rows, f"{topology}, {slices} slice(s); GiB and ms of a device")
+    print(*failures, sep="\n")
+    return not failures
+
+
+class Pod(NamedTuple):
+    """A config on the machine that it is meant for."""
+
+    config: str
+    topology: str
+    mesh: str
+    batch: int
+    fields: dict[str, Any]
+    program: str = "train"
+
+
+_FULL = {"model.remat": "full"}
+PODS = (
+    Pod("hierarchy/musiclm_430m:semantic", "v5e:2x4", "fsdp=8", 64, _FULL),
+    Pod("hierarchy/musiclm_430m:coarse", "v5e:2x4", "fsdp=8", 64, _FULL),
+    Pod("hierarchy/musiclm_430m:coarse", "v5e:2x4", "fsdp=8", 8, {}, "sample"),
+    Pod("hierarchy/musiclm_430m:fine", "v5e:2x4", "fsdp=8", 64, _FULL),
+    Pod("hierarchy/musicgen_large", "v5e:16x16", "fsdp=256", 256, _FULL),
+    Pod("hierarchy/yue_7b:tracks", "v5p:8x8x16", "data=8,fsdp=128", 1024, _FULL),
+    Pod("stems/latent_stems_1b", "v5p:4x4x4", "fsdp=64", 64, _FULL),
+    Pod("codec/encodec_32khz", "v5e:2x2", "data=4", 16, {}),
+    Pod("stems/msdm_slakh", "v5e:2x4", "fsdp=8", 8, {}),
+)
+
+
+def pods(chosen: Sequence[Pod] = PODS) -> bool:
+    """Prints a row for each of `PODS`; returns whether all of them fit."""
+    every, rows, failures = full_size(), [], []
+    for pod in track(chosen, "compiling", unit="programs"):
+        chip, devices = chip_of(pod.topology), devices_of(pod.topology)
+        config = ml_collections.ConfigDict(every[pod.config].to_dict())
+        changes = {"train.mesh": pod.mesh, "data.batch_size": pod.batch, **pod.fields}
+        config.update_from_flattened_dict(changes)
+        name = f"{pod.config} {pod.topology} {pod.program}"
+        try:
+            rows.append(describe(name, fitting_program(config, devices, chip, pod.program), chip))
+        except MemoryError as error:
+            failures.append(f"{name}: {error}")
+    print_rows(rows, "GiB and ms of a device")
     print(*failures, sep="\n")
     return not failures
 
@@ -254,12 +339,12 @@ def print_rows(rows: list[dict[str, str]], title: str) -> None:
 
 
 def _what_fits(
-    name: str, config: ml_collections.ConfigDict, devices: list[Any], chip: Chip
+    name: str, config: ml_collections.ConfigDict, devices: list[Any], chip: Chip, program: str
 ) -> list[dict[str, str]]:
     """The first of the remedies that compiles, if there is one."""
     for said, changed in remedies(config):
         try:
-            report = fitting_step(changed, devices, chip)
+            report = fitting_program(changed, devices, chip, program)
         except MemoryError:
             continue
         return [describe(f"{name} {said}", report, chip)]
@@ -306,7 +391,7 @@ def scaling(
         chip, devices = chip_of(topology), devices_of(topology)
         config = ml_collections.ConfigDict(config.to_dict())
         config.data.batch_size = each * len(devices)
-        report = compiled_step(config, devices, chip.memory)
+        report = compiled_program(config, devices, chip.memory)
         rows[name].append(
             describe(name, report, chip)
             | {"topology": topology, "bounds": report.bounds(chip)}

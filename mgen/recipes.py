@@ -164,7 +164,7 @@ def stems(work: Path, smoke: bool) -> Iterator[Command]:
     size, pieces = ("smoke", 24) if smoke else ("", 600)
     command, folder = data(work, pieces)
     yield command
-    models = {"joint": ("tiny_msdm", ""), "separator": ("tiny_separator", "")}
+    models = {"joint": ("tiny_bands", ""), "separator": ("tiny_separator", "")}
     models |= {name: ("tiny_isdm", name) for name in STEMS}
     for name, (config, arg) in models.items():
         variant = ",".join(filter(None, (arg, size)))

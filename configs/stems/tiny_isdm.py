@@ -1,4 +1,4 @@
-"""The independent models to configs/stems/tiny_msdm.py, one a stem.
+"""The independent models to configs/stems/tiny_bands.py, one a stem.
 
   mgen train --config=stems/tiny_isdm:bass --workdir=out/isdm_bass --config.data.dataset=out/data
 
@@ -15,4 +15,12 @@ from mgen.configs import stems_base, variants
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     name, variant = variants.split(arg, stems_base.NAMES)
-    return stems_base.tiny_diffusion(variant, names=(name,), steps=750)
+    return stems_base.tiny(
+        variant,
+        names=(name,),
+        model=dict(kind="bands", **stems_base.TINY_BANDS),
+        batch_size=4,
+        learning_rate=2e-3,
+        steps=stems_base.TINY_STEPS // 4,
+        diffusion=stems_base.TINY_NOISE,
+    )

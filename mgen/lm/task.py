@@ -16,7 +16,10 @@ from mgen.lm import condition as conditions
 from mgen.lm import loss as lm_loss
 from mgen.lm import masked
 from mgen.lm.condition import Condition
+from mgen.lm.filters import SamplingConfig
 from mgen.lm.model import LM
+from mgen.lm.sample import SEGMENT
+from mgen.lm.stages import FrozenStage
 from mgen.lm.streams import (
     JOINT,
     JOINT_VECTORS,
@@ -34,6 +37,8 @@ from mgen.train.state import TrainState
 from mgen.typing import Array, Batch, Bool, Float, Int, Key, Metrics, Params
 
 BASELINE_BATCHES = 64
+# Of `Task.sample`: MusicGen's.
+GUIDANCE = 3.0
 
 
 class Task(task.Task):
@@ -160,6 +165,23 @@ class Task(task.Task):
             aligned=stage.aligned_codes(streams, codes.shape[1]),
         )
         return codes, condition
+
+    def sample(self, state: TrainState, batch: Batch, key: Key) -> Any:
+        """Codes of all frames of a window, given the conditions of the batch, with guidance."""
+        _, condition = self.inputs(state.variables, batch)
+        return FrozenStage.from_trained(self.config, state.inference_params, {}).lm.generate(
+            frames=self.stage.frames(self.config.data.seconds),
+            seeds=jax.random.bits(key, (len(jax.tree.leaves(batch)[0]),)).astype(jnp.int32),
+            condition=condition,
+            sampling=SamplingConfig(guidance=GUIDANCE),
+        )
+
+    @property
+    def sample_steps(self) -> int:
+        if self.lm_config.objective != "next":
+            return 1
+        frames = self.stage.frames(self.config.data.seconds)
+        return min(SEGMENT, self.lm_config.make_layout().steps(frames))
 
     def loss(
         self, params: Params, variables: Params, batch: Batch, key: Key, train: bool

@@ -20,16 +20,16 @@ COLLECTIVES = (
 )
 
 
-def flops(jaxpr: Any) -> float:
+def flops(jaxpr: Any, trips: int = 1) -> float:
     """Multiplications and additions of the matrix products and convolutions of a (closed) jaxpr.
 
-    A `while` of unknown length counts once, a `cond` as its dearest branch.
+    A `while` counts `trips` times, a `cond` as its dearest branch.
     """
     jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
-    return sum(_of_equation(equation) for equation in jaxpr.eqns)
+    return sum(_of_equation(equation, trips) for equation in jaxpr.eqns)
 
 
-def _of_equation(equation: Any) -> float:
+def _of_equation(equation: Any, trips: int) -> float:
     name, params = equation.primitive.name, equation.params
     if name == "dot_general":
         ((contracting, _), _) = params["dimension_numbers"]
@@ -42,8 +42,10 @@ def _of_equation(equation: Any) -> float:
         summed = math.prod(kernel) / kernel[rhs[0]]
         return 2.0 * math.prod(equation.outvars[0].aval.shape) * summed
     if name == "cond":
-        return max(flops(branch) for branch in params["branches"])
-    inner = sum(flops(value) for value in _jaxprs(params))
+        return max(flops(branch, trips) for branch in params["branches"])
+    inner = sum(flops(value, trips) for value in _jaxprs(params))
+    if name == "while":
+        return inner * trips
     if name == "scan":
         return inner * params["length"]
     if name == "shard_map":
@@ -68,9 +70,10 @@ _SHAPE = re.compile(r"\b([a-z]+\d+|pred)(?:e\d+m\d+\w*)?\[([\d,]*)\]")
 _OPERATION = re.compile(r"= (.*?) ([a-z][\w\-]*)\(")
 
 
-def collective_bytes(hlo: str) -> dict[str, float]:
+def collective_bytes(hlo: str, trips: int = 1) -> dict[str, float]:
     """Bytes that a device receives by each kind of collective in a run of a compiled program
-    (`compiled.as_text()`): the size of each result, times how often it is computed."""
+    (`compiled.as_text()`): the size of each result, times how often it is computed; `trips` where
+    the program does not say."""
     own: dict[str, defaultdict[str, float]] = {}
     calls: dict[str, list[tuple[str, int]]] = {}
     current = entry = ""
@@ -83,7 +86,8 @@ def collective_bytes(hlo: str) -> dict[str, float]:
             kind = operation[2].removesuffix("-start")
             if kind in COLLECTIVES:
                 own[current][kind] += _bytes(operation[1])
-            times = int(trips[1]) if (trips := _TRIPS.search(line)) else 1
+            known = _TRIPS.search(line)
+            times = int(known[1]) if known else trips if operation[2] == "while" else 1
             names = _CALL.findall(line)
             for branches in _BRANCHES.findall(line):
                 names += [name.strip(" %") for name in branches.split(",")]

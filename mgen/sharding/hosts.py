@@ -9,8 +9,9 @@ from mgen.errors import UserError
 
 # Set by hand: host:port of the first process, how many, which one.
 OWN = ("MGEN_COORDINATOR", "MGEN_PROCESSES", "MGEN_PROCESS")
-# Sizes of a job under Slurm and Open MPI, and the workers of a TPU slice (GKE and TPU VMs).
-SIZES = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
+# Sizes of a job under Slurm and Open MPI, slices of TPUs (of one host each, it may be), and the
+# workers of one slice (GKE and TPU VMs).
+SIZES = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "MEGASCALE_NUM_SLICES")
 WORKERS = "TPU_WORKER_HOSTNAMES"
 
 

@@ -140,3 +140,4 @@ class Track:
 Likelihood: TypeAlias = Dirac | Gaussian | Track
 # That of MSDM's released code.
 DIRAC = Dirac()
+TRACK = Track()

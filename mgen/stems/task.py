@@ -20,8 +20,11 @@ from mgen.nn.spans import example_keys
 from mgen.stems import condition as conditions
 from mgen.stems import loss as stems_loss
 from mgen.stems.condition import StemCondition
+from mgen.stems.latent_sample import LatentStems
 from mgen.stems.latents import Scale, StemLatents
 from mgen.stems.model import StemsConfig, denoiser, init_params, make_network
+from mgen.stems.sample import FrozenStems
+from mgen.stems.settings import DIRAC, TRACK
 from mgen.train import task
 from mgen.train.checkpoint import Trained, load_trained, make_task
 from mgen.train.state import TrainState
@@ -182,6 +185,22 @@ class Task(task.Task):
         estimate = denoiser(self.stems_config, params, mix=mix[:, None])(level * noise, level)
         scores, mix_scores = separation_scores(stems, estimate, mix)
         return {"si_sdr": scores, "si_sdri": scores - mix_scores}
+
+    def sample(self, state: TrainState, batch: Batch, key: Key) -> Array:
+        """The mixes of a batch taken apart, in the way that is the default of `mgen separate`."""
+        mixes, params = jnp.sum(batch["stems"], axis=1), state.inference_params
+        if self.stems_config.separates:
+            network: Any = make_network(self.stems_config)
+            return network.apply({"params": params}, mixes)
+        count = mixes.shape[0]
+        given: Any = mixes[:, None], jax.random.split(key, count), jnp.zeros(count, jnp.int32)
+        if self.codec is None:
+            model = FrozenStems.from_trained(self.config, params, state.variables)
+            likelihood = TRACK if model.beside_mix else DIRAC
+            return model.separate_windows(*given, likelihood=likelihood)
+        codec = self.codec.autoencoder()
+        latents = LatentStems.from_trained(self.config, params, state.variables, codec)
+        return latents.separate_windows(*given)
 
     def _denoising(
         self, params: Params, variables: Params, batch: Batch, key: Key, train: bool

@@ -23,6 +23,7 @@ from mgen.errors import UserError
 from mgen.progress import Progress
 from mgen.sharding import mesh as mesh_lib
 from mgen.sharding.mesh import OnMesh
+from mgen.sharding.options import overlapping
 from mgen.train.checkpoint import Checkpoints
 from mgen.train.guards import Profiler, StopOnSignal, out_of_memory_advice, skipping, skips
 from mgen.train.logging import MetricWriter, make_writer
@@ -43,6 +44,8 @@ def default_config(**overrides: Any) -> ml_collections.ConfigDict:
       resume: workdir whose whole state to go on from, and
       init_from: workdir whose weights to start from, while this one has no checkpoint of its own.
       profile_start, profile_steps: trace that many steps from that one.
+      overlap: whether XLA is asked to move data between devices beside computation, see
+        `mgen.sharding.options`.
       nonfinite: what happens at a step with a NaN: "stop", or "skip" it; its batch is written down.
     """
     config = ml_collections.ConfigDict(
@@ -59,6 +62,7 @@ def default_config(**overrides: Any) -> ml_collections.ConfigDict:
             init_from="",
             profile_start=10,
             profile_steps=0,
+            overlap=False,
             nonfinite="stop",
         )
     )
@@ -156,6 +160,7 @@ class CompiledSteps:
             in_shardings=(state, batch, everywhere),
             out_shardings=(state, everywhere),
             donate_argnums=0,
+            compiler_options=overlapping(mesh) if task.config.train.get("overlap") else None,
         )
         evaluate = jax.jit(
             task.eval_step,

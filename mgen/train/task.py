@@ -108,6 +108,16 @@ class Task(abc.ABC):
         the config hold (codebooks, released weights). Raises `UserError` where they do not fit."""
         return state
 
+    def sample(self, state: TrainState, batch: Batch, key: Key) -> Any:
+        """What inference makes of a batch, as one program, for `launch/preflight.py` to compile:
+        here what evaluation does."""
+        return self.eval_step(state, batch, key)
+
+    @property
+    def sample_steps(self) -> int:
+        """How often the loops of `sample` that have no length of their own run."""
+        return 1
+
     def train_step(self, state: TrainState, batch: Batch, key: Key) -> tuple[TrainState, Metrics]:
         grads, metrics, variables = self.gradients(state.params, state.variables, batch, key)
         updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)

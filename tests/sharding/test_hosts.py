@@ -14,6 +14,7 @@ from mgen.sharding import hosts
         ({"SLURM_NTASKS": "16"}, True),
         ({"OMPI_COMM_WORLD_SIZE": "2"}, True),
         ({"TPU_WORKER_HOSTNAMES": "localhost"}, False),
+        ({"TPU_WORKER_HOSTNAMES": "localhost", "MEGASCALE_NUM_SLICES": "2"}, True),
         ({"TPU_WORKER_HOSTNAMES": "a,b"}, True),
     ],
 )

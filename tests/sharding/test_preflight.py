@@ -19,21 +19,21 @@ CASES = [
 SCRIPT = """
 import json, sys
 from mgen import cli, preflight
-name, topology, mesh, batch = sys.argv[1:]
+name, topology, mesh, batch, program = sys.argv[1:]
 config = preflight.full_size()[name]
 config.unlock()
 config.train.mesh, config.data.batch_size = mesh, int(batch)
 if "remat" in config.model and not isinstance(config.model.remat, bool):
     config.model.remat = "full"
-report = preflight.compiled_step(config, preflight.devices_of(topology), 0)
+report = preflight.compiled_program(config, preflight.devices_of(topology), 0, program)
 print(json.dumps(dict(peak=report.peak, flops=report.flops, links=report.collectives)))
 """
 
 
-def compile_for(name, topology, mesh, batch):
+def compile_for(name, topology, mesh, batch, program="train"):
     pytest.importorskip("libtpu")
     return subprocess.run(
-        [sys.executable, "-c", SCRIPT, name, topology, mesh, str(batch)],
+        [sys.executable, "-c", SCRIPT, name, topology, mesh, str(batch), program],
         capture_output=True, text=True, env=os.environ | cli.COMPILE_ONLY,
     )  # fmt: skip
 
@@ -50,9 +50,9 @@ def test_full_size_steps_fit(name, topology, mesh, batch, most):
 def test_what_the_compiler_squeezed_in_does_not_fit(monkeypatch):
     chip = CHIPS["v5e"]
     full = report(peak=1.01 * chip.memory)
-    monkeypatch.setattr(preflight, "compiled_step", lambda *_: full)
+    monkeypatch.setattr(preflight, "compiled_program", lambda *_: full)
     with pytest.raises(MemoryError, match=r"peak of 16\.16 of 16 GiB"):
-        preflight.fitting_step(None, [], chip)
+        preflight.fitting_program(None, [], chip)
 
 
 def test_remedies_build_on_each_other():
