@@ -276,8 +276,10 @@ def table(
             failures.append(f"{name}: {error}")
             if len(configs) == 1:
                 rows += _what_fits(name, config, devices, chip, program)
-        except UserError as error:
-            failures.append(f"{name}: {error}")
+        except (UserError, jax.errors.JaxRuntimeError) as error:
+            if len(configs) == 1:
+                raise
+            failures.append(f"{name}: {str(error).splitlines()[0]}")
     if rows:
         print_rows(rows, f"{topology}, {slices} slice(s); GiB and ms of a device")
     print(*failures, sep="\n")
