@@ -171,7 +171,11 @@ def stems(work: Path, smoke: bool) -> Iterator[Command]:
         yield training(work, name, f"stems/{config}:{variant}", folder)
     scores = [f"--{name}={work / name}" for name in ("joint", "separator")]
     scores.append(f"--independent={','.join(str(work / name) for name in STEMS)}")
-    few = ["--clips=2", "--batch=2", "--seconds=0.5", "--steps=2"] if smoke else ["--steps=30", "--clips=16"]
+    few = (
+        ["--clips=2", "--batch=2", "--seconds=0.5", "--steps=2"]
+        if smoke
+        else ["--steps=30", "--clips=16"]
+    )
     out = work.parent / "scores"
     if not (out / "report.json").exists():
         yield ["score_stems", *scores, f"--dataset={folder}", f"--out={out}", *few]

@@ -131,7 +131,8 @@ def held_out(
 
 
 def methods(models: Models, changes: dict[str, Any]) -> dict[str, Separator]:
-    """The ways to take a mix apart that there are, by name; `changes` of MSDM's settings."""
+    """The ways to take a mix apart that there are, by name; `changes` of MSDM's settings. A model
+    that reads the mix tells also what is to be "expected", by a single step."""
     joint, independent, separator = models.joint, models.independent, models.separator
     found: dict[str, Separator] = {}
     kinds: tuple[str, ...]
@@ -142,8 +143,12 @@ def methods(models: Models, changes: dict[str, Any]) -> dict[str, Separator]:
     ways: list[tuple[str, Any, str]] = [(kind, joint, kind) for kind in kinds]
     if independent is not None:
         ways.append(("independent", independent, ""))
+    own: dict[str, dict[str, Any]] = {}
+    if isinstance(joint, FrozenStems) and joint.beside_mix:
+        ways.append(("expected", joint, "track"))
+        own = {"track": {}, "expected": {"steps": 1}}
     for name, model, kind in ways:
-        settings, _ = tracks.separation(model, kind, changes=changes)
+        settings, _ = tracks.separation(model, kind, changes=own.get(name, changes))
         found[name] = functools.partial(model.separate, **settings)
     if separator is not None:
         found["regression"] = separator.separate

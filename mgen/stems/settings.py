@@ -56,8 +56,9 @@ GENERATION = SamplingConfig(steps=150, sigma_max=20.0, churn=20.0)
 IMPUTATION = SamplingConfig(steps=256, sigma_max=20.0, churn=10.0)
 SEPARATION_DIRAC = SamplingConfig(steps=150, sigma_max=1.0, churn=20.0, repeats=2)
 SEPARATION_GAUSSIAN = SamplingConfig(steps=150, sigma_max=1.0, churn=40.0, repeats=2)
-# Of a model that reads the mix: its estimates lie together, and need neither noise nor repeats.
-SEPARATION_TRACK = SamplingConfig(steps=20, sigma_max=1.0)
+# Of a model that reads the mix. Each step leaves the expected stems (a single one gives them) for
+# drawn ones: on stems/tiny_bands 1, 5 and 20 steps gave an SI-SDRi of 7.6, 6.0 and 4.9 dB.
+SEPARATION_TRACK = SamplingConfig(steps=5, sigma_max=1.0)
 SEPARATION_INDEPENDENT = SamplingConfig(steps=150, sigma_max=1.0, churn=40.0, repeats=2)
 
 
