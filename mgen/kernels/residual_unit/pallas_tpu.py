@@ -145,7 +145,7 @@ class _Tiles:
         ]
 
     def read(self, refs: Any, halo: tuple[int, int]) -> Float[Array, "C n"]:
-        """The window in float32, zero outside the signal and where a side was not read."""
+        """The window in float32, zero outside the signal and where a side (None) is not read."""
         sides = []
         for ref, steps in zip(refs, (halo[0], self.settings.block, halo[1])):
             if steps:
@@ -240,3 +240,81 @@ def _forward(settings: Settings, x: Array, weights: Weights) -> Array:
         out_specs=tiles.tile(),
         out_shape=jax.ShapeDtypeStruct(x.shape, x.dtype),
     )(window, columns)
+
+
+def _backward(
+    settings: Settings, x: Array, weights: Weights, cotangent: Array
+) -> tuple[Array, Weights]:
+    """Gradients of x and of the weights, which are summed over the grid in float32."""
+    tiles = _Tiles(settings, x)
+    size, channels, hidden = weights.kernel_0.shape
+    left, right = settings.padding
+    edge = _whole(left + right)
+    own = slice(edge, edge + settings.block)
+    ahead = _shifts(settings, size)
+    columns = _columns(weights, x.dtype)
+    # Of y's gradient a tile needs the steps whose convolutions reach into it.
+    halos = (edge, edge), (edge if right else 0, edge if left else 0)
+
+    def kernel(
+        window: Any, cotangents: Any, w: Columns, out: Any, found: Columns
+    ) -> None:
+        first = (pl.program_id(0) == 0) & (pl.program_id(1) == 0)
+
+        @pl.when(first)
+        def _() -> None:
+            for total in jax.tree.leaves(found):
+                total[...] = jnp.zeros_like(total)
+
+        read, dy = tiles.read(window, halos[0]), tiles.read(cotangents, halos[0])
+        alphas = [None if a is None else a[...] for a in (w.alpha_0, w.alpha_1)]
+        active, slope_0, by_alpha_0 = _activated(settings.activation, read, alphas[0])
+        taps = _stacked(active, ahead, x.dtype)
+        h = _dot(w.taps[...], taps) + w.bias_0[...]
+        mixed, slope_1, by_alpha_1 = _activated(settings.activation, h, alphas[1])
+        pulled = _dot(w.mix[...].T, dy.astype(x.dtype))
+        pulled = jnp.where(tiles.inside(pulled.shape, edge), pulled, 0.0)
+        dh = pulled * slope_1
+        behind = [-s for s in ahead]
+        back = _dot(w.back[...], _stacked(dh, behind, x.dtype, own))
+        out[0] = (dy[:, own] + back * slope_0[:, own]).astype(out.dtype)
+
+        found.taps[...] += _dot(dh[:, own].astype(x.dtype), taps[:, own], 1)
+        found.mix[...] += _dot(dy[:, own].astype(x.dtype), mixed[:, own].astype(x.dtype), 1)
+        found.bias_0[...] += _summed(dh[:, own])
+        found.bias_1[...] += _summed(dy[:, own])
+        if settings.activation == "snake":
+            found.alpha_0[...] += _summed(back * by_alpha_0[:, own])
+            found.alpha_1[...] += _summed((pulled * by_alpha_1)[:, own])
+
+    def shape(v: Array) -> Any:
+        return jax.ShapeDtypeStruct(v.shape, jnp.float32)
+
+    sums = columns._replace(back=None)
+    specs = [tiles.window(halo) for halo in halos]
+    windows = [
+        [None if s is None else signal for s in sides]
+        for sides, signal in zip(specs, (x, cotangent))
+    ]
+    gradient, found = _call(
+        settings,
+        kernel,
+        tiles,
+        "arbitrary",
+        in_specs=[*specs, jax.tree.map(_whole_array, columns)],
+        out_specs=[tiles.tile(), jax.tree.map(_whole_array, sums)],
+        out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype), jax.tree.map(shape, sums)],
+    )(*windows, columns)
+    of_weights = Weights(
+        found.taps.T.reshape(size, channels, hidden),
+        found.bias_0[:, 0],
+        found.mix.T,
+        found.bias_1[:, 0],
+        *(None if a is None else a[:, 0] for a in (found.alpha_0, found.alpha_1)),
+    )
+    cast = jax.tree.map(lambda g, v: g.astype(v.dtype), of_weights, weights)
+    return gradient, cast
+
+
+def _summed(x: Float[Array, "C n"]) -> Float[Array, "C 1"]:
+    return jnp.sum(x, axis=1, keepdims=True)
