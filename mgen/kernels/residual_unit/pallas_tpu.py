@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
@@ -24,18 +25,28 @@ from mgen.nn.activations import SNAKE_EPS
 from mgen.typing import Array, Float
 
 LANES = 128
+# Channels are stacked in rows of registers: 16 of bfloat16 to one.
+ROWS = 16
 # Of the matrix of stacked taps, the largest thing in VMEM.
-STACK_BYTES = 2**21
+STACK_BYTES = 3 * 2**20
+CHANNELS = 192
+VMEM_BYTES = 48 * 2**20
+PI_HIGH = 3.140625
+# sin(r) / r and cos(r) in powers of r^2, for |r| <= pi / 2 (interpolated at Chebyshev's nodes).
+SINE = (1.0, -0.16666658222675323, 0.008333050645887852, -0.00019809033256024122, 2.605136842e-6)
+COSINE = (1.0, -0.5, 0.04166663438081741, -0.0013888360699638724, 2.47601183e-5, -2.60507818e-7)
 
 
 class Settings(NamedTuple):
-    """Of a call; static. `block`: steps of a tile."""
+    """Of a call; static. block: steps of a tile; edge: of a side of its halo, a divisor of block;
+    length: of the signal."""
 
     activation: str
     dilation: int
     padding: tuple[int, int]
     length: int
     block: int
+    edge: int
     interpret: Any
 
 
@@ -72,15 +83,18 @@ def residual_unit(
     if not block:
         column = kernel * max(channels, hidden) * x.dtype.itemsize
         block = min(2048, STACK_BYTES // column // 512 * 512)
-    unit = _whole(sum(padding)) or LANES
+    edge = -(-sum(padding) // LANES) * LANES
+    unit = edge or LANES
     block = min(max(1, block // unit), -(-x.shape[1] // unit)) * unit
-    settings = Settings(activation, dilation, padding, x.shape[1], block, interpret)
-    # Time is often in the lanes already, and then neither is work.
+    settings = Settings(activation, dilation, padding, x.shape[1], block, edge, interpret)
+    # The compiler mostly has time in the lanes already: then this moves nothing.
     return jnp.swapaxes(_unit(settings, jnp.swapaxes(x, 1, 2), weights), 1, 2)
 
 
-def _whole(steps: int) -> int:
-    return -(-steps // LANES) * LANES
+def fits(weights: Weights) -> bool:
+    """Whether channels fill whole registers, and are few enough for VMEM."""
+    _, channels, hidden = weights.kernel_0.shape
+    return not (channels % ROWS or hidden % ROWS) and max(channels, hidden) <= CHANNELS
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -116,7 +130,7 @@ def _columns(weights: Weights, dtype: Any) -> Columns:
 
 class _Tiles:
     """Blocks of a signal [B, C, T] for the step (example, tile) of the grid, and windows of them:
-    a tile with `halo` (left, right) steps of its neighbours."""
+    a tile, and of its neighbours `edge` steps on the sides (left, right) that are asked for."""
 
     def __init__(self, settings: Settings, x: Array):
         self.settings, self.channels = settings, x.shape[1]
@@ -125,40 +139,46 @@ class _Tiles:
     def tile(self) -> pl.BlockSpec:
         return pl.BlockSpec((1, self.channels, self.settings.block), lambda b, i: (b, 0, i))
 
-    def window(self, halo: tuple[int, int]) -> list[Any]:
-        """Specs of the tile's left neighbours, itself, its right ones; None for no halo. Beyond
-        the ends some block of the signal: `read` knows the time."""
-        block, channels = self.settings.block, self.channels
+    def window(self, sides: tuple[bool, bool]) -> list[Any]:
+        """Specs of the left side, the tile and the right side; None where not asked for. Beyond an
+        end of the signal any block will do: `read` looks at the time."""
+        edge = self.settings.edge
+        if not edge:
+            return [None, self.tile(), None]
+        last = pl.cdiv(self.settings.length, edge) - 1
+        tiles = self.settings.block // edge
+        size = (1, self.channels, edge)
+        left = pl.BlockSpec(size, lambda b, i: (b, 0, jnp.maximum(i * tiles - 1, 0)))
+        right = pl.BlockSpec(size, lambda b, i: (b, 0, jnp.minimum((i + 1) * tiles, last)))
+        return [left if sides[0] else None, self.tile(), right if sides[1] else None]
 
-        def side(steps: int, at: Any) -> pl.BlockSpec | None:
-            if not steps:
-                return None
-            last = pl.cdiv(self.settings.length, steps) - 1
-            clipped = lambda b, i: (b, 0, jnp.clip(at(i), 0, last))  # noqa: E731
-            return pl.BlockSpec((1, channels, steps), clipped)
+    def read(self, refs: Any) -> Float[Array, "C n"]:
+        """Edges and tile in float32; zero outside the signal and where nothing was read."""
+        zeros = jnp.zeros((self.channels, self.settings.edge), jnp.float32)
+        parts = [zeros if ref is None else _float(ref[0]) for ref in refs]
+        whole = jnp.concatenate(parts, axis=1) if self.settings.edge else parts[1]
+        return jnp.where(self.inside(whole.shape), whole, 0.0)
 
-        left, right = halo
-        return [
-            side(left, lambda i: i * (block // left) - 1),
-            self.tile(),
-            side(right, lambda i: (i + 1) * (block // right)),
-        ]
-
-    def read(self, refs: Any, halo: tuple[int, int]) -> Float[Array, "C n"]:
-        """The window in float32, zero outside the signal and where a side (None) is not read."""
-        sides = []
-        for ref, steps in zip(refs, (halo[0], self.settings.block, halo[1])):
-            if steps:
-                zeros = (self.channels, steps)
-                sides.append(jnp.zeros(zeros, jnp.float32) if ref is None else _float(ref[0]))
-        whole = jnp.concatenate(sides, axis=1)
-        return jnp.where(self.inside(whole.shape, halo[0]), whole, 0.0)
-
-    def inside(self, shape: tuple[int, ...], left: int) -> Array:
+    def inside(self, shape: tuple[int, ...]) -> Array:
         """Where in a window the signal is."""
         step = jax.lax.broadcasted_iota(jnp.int32, shape, 1)
-        time = pl.program_id(1) * self.settings.block - left + step
+        time = pl.program_id(1) * self.settings.block - self.settings.edge + step
         return (time >= 0) & (time < self.settings.length)
+
+    def own(self) -> slice:
+        """The tile in its window."""
+        return slice(self.settings.edge, self.settings.edge + self.settings.block)
+
+    def cost(self, steps: int, products: int, columns: Columns) -> pl.CostEstimate:
+        """Of `steps` of a signal moved and `products` multiplied for each tile."""
+        tiles = self.grid[0] * self.grid[1]
+        weights = sum(v.size * v.dtype.itemsize for v in jax.tree.leaves(columns))
+        width = columns.taps.dtype.itemsize
+        return pl.CostEstimate(
+            flops=2 * products * tiles,
+            bytes_accessed=steps * self.channels * width * tiles + weights,
+            transcendentals=0,
+        )
 
 
 def _float(x: Array) -> Array:
@@ -171,10 +191,30 @@ def _activated(kind: str, x: Array, alpha: Any) -> tuple[Array, Array, Any]:
         below = jnp.exp(jnp.minimum(x, 0.0))
         return jnp.where(x > 0, x, below - 1.0), below, None
     gain = 1.0 / (alpha + SNAKE_EPS)
-    sine, cosine = jnp.sin(alpha * x), jnp.cos(alpha * x)
+    sine, cosine = _sine_and_cosine(alpha * x)
     double = 2.0 * gain * sine * cosine
     square = gain * sine * sine
     return x + square, 1.0 + alpha * double, x * double - gain * square
+
+
+def _sine_and_cosine(angle: Array) -> tuple[Array, Array]:
+    """Both, or both negated, within 2e-7, and what float32 leaves of the angle.
+
+    Of products of two the sign is none, so a half turn is as good as a whole one. The compiler's
+    own sine is good for any angle, at seven times the instructions; the kernel would wait for it.
+    """
+    turns = jnp.floor(angle * (1 / np.pi) + 0.5)
+    # pi in two parts, the first of so few bits that its multiples are exact (Cody & Waite 1980).
+    angle = (angle - turns * PI_HIGH) - turns * (np.pi - PI_HIGH)
+    square = angle * angle
+    return angle * _polynomial(SINE, square), _polynomial(COSINE, square)
+
+
+def _polynomial(coefficients: tuple[float, ...], x: Array) -> Array:
+    total = jnp.full_like(x, coefficients[-1])
+    for c in coefficients[-2::-1]:
+        total = total * x + c
+    return total
 
 
 def _shifts(settings: Settings, kernel: int) -> list[int]:
@@ -203,43 +243,52 @@ def _call(settings: Settings, kernel: Any, tiles: _Tiles, order: str, **fields: 
         kernel,
         grid=tiles.grid,
         interpret=settings.interpret,
-        compiler_params=pltpu.CompilerParams(dimension_semantics=semantics),
+        compiler_params=pltpu.CompilerParams(
+            dimension_semantics=semantics, vmem_limit_bytes=VMEM_BYTES
+        ),
         **fields,
     )
 
 
-def _whole_array(x: Array) -> pl.BlockSpec:
+def _whole(x: Array) -> pl.BlockSpec:
     return pl.BlockSpec(x.shape, lambda b, i: (0,) * len(x.shape))
+
+
+def _read_from(signal: Array, specs: list[Any]) -> list[Any]:
+    return [None if spec is None else signal for spec in specs]
+
+
+def _alphas(columns: Columns) -> list[Any]:
+    return [None if a is None else a[...] for a in (columns.alpha_0, columns.alpha_1)]
 
 
 def _forward(settings: Settings, x: Array, weights: Weights) -> Array:
     tiles = _Tiles(settings, x)
-    left, right = settings.padding
-    halo = _whole(left), _whole(right)
-    ahead = _shifts(settings, weights.kernel_0.shape[0])
+    size, channels, hidden = weights.kernel_0.shape
+    ahead, own, block = _shifts(settings, size), tiles.own(), settings.block
     columns = _columns(weights, x.dtype)
+    sides = bool(settings.padding[0]), bool(settings.padding[1])
 
     def kernel(window: Any, w: Columns, out: Any) -> None:
-        own = slice(halo[0], halo[0] + settings.block)
-        read = tiles.read(window, halo)
-        alphas = [None if a is None else a[...] for a in (w.alpha_0, w.alpha_1)]
+        read, alphas = tiles.read(window), _alphas(w)
         active, *_ = _activated(settings.activation, read, alphas[0])
         h = _dot(w.taps[...], _stacked(active, ahead, x.dtype, own)) + w.bias_0[...]
         h, *_ = _activated(settings.activation, h, alphas[1])
         branch = _dot(w.mix[...], h.astype(x.dtype)) + w.bias_1[...]
         out[0] = (read[:, own] + branch).astype(out.dtype)
 
-    specs = tiles.window(halo)
-    window = [None if s is None else x for s in specs]
+    specs = tiles.window(sides)
+    moved = 2 * block + settings.edge * sum(sides)
     return _call(
         settings,
         kernel,
         tiles,
         "parallel",
-        in_specs=[specs, jax.tree.map(_whole_array, columns)],
+        in_specs=[specs, jax.tree.map(_whole, columns)],
         out_specs=tiles.tile(),
         out_shape=jax.ShapeDtypeStruct(x.shape, x.dtype),
-    )(window, columns)
+        cost_estimate=tiles.cost(moved, (size + 1) * channels * hidden * block, columns),
+    )(_read_from(x, specs), columns)
 
 
 def _backward(
@@ -248,34 +297,27 @@ def _backward(
     """Gradients of x and of the weights, which are summed over the grid in float32."""
     tiles = _Tiles(settings, x)
     size, channels, hidden = weights.kernel_0.shape
-    left, right = settings.padding
-    edge = _whole(left + right)
-    own = slice(edge, edge + settings.block)
-    ahead = _shifts(settings, size)
+    ahead, own, block = _shifts(settings, size), tiles.own(), settings.block
+    behind = [-s for s in ahead]
     columns = _columns(weights, x.dtype)
     # Of y's gradient a tile needs the steps whose convolutions reach into it.
-    halos = (edge, edge), (edge if right else 0, edge if left else 0)
+    sides = bool(settings.padding[1]), bool(settings.padding[0])
 
-    def kernel(
-        window: Any, cotangents: Any, w: Columns, out: Any, found: Columns
-    ) -> None:
-        first = (pl.program_id(0) == 0) & (pl.program_id(1) == 0)
-
-        @pl.when(first)
+    def kernel(window: Any, cotangents: Any, w: Columns, out: Any, found: Columns) -> None:
+        @pl.when((pl.program_id(0) == 0) & (pl.program_id(1) == 0))
         def _() -> None:
             for total in jax.tree.leaves(found):
                 total[...] = jnp.zeros_like(total)
 
-        read, dy = tiles.read(window, halos[0]), tiles.read(cotangents, halos[0])
-        alphas = [None if a is None else a[...] for a in (w.alpha_0, w.alpha_1)]
+        read, dy, alphas = tiles.read(window), tiles.read(cotangents), _alphas(w)
         active, slope_0, by_alpha_0 = _activated(settings.activation, read, alphas[0])
         taps = _stacked(active, ahead, x.dtype)
         h = _dot(w.taps[...], taps) + w.bias_0[...]
         mixed, slope_1, by_alpha_1 = _activated(settings.activation, h, alphas[1])
         pulled = _dot(w.mix[...].T, dy.astype(x.dtype))
-        pulled = jnp.where(tiles.inside(pulled.shape, edge), pulled, 0.0)
+        # h exists only where the signal does.
+        pulled = jnp.where(tiles.inside(pulled.shape), pulled, 0.0)
         dh = pulled * slope_1
-        behind = [-s for s in ahead]
         back = _dot(w.back[...], _stacked(dh, behind, x.dtype, own))
         out[0] = (dy[:, own] + back * slope_0[:, own]).astype(out.dtype)
 
@@ -287,24 +329,23 @@ def _backward(
             found.alpha_0[...] += _summed(back * by_alpha_0[:, own])
             found.alpha_1[...] += _summed((pulled * by_alpha_1)[:, own])
 
-    def shape(v: Array) -> Any:
-        return jax.ShapeDtypeStruct(v.shape, jnp.float32)
-
     sums = columns._replace(back=None)
-    specs = [tiles.window(halo) for halo in halos]
-    windows = [
-        [None if s is None else signal for s in sides]
-        for sides, signal in zip(specs, (x, cotangent))
-    ]
+    specs = tiles.window((True, True)), tiles.window(sides)
+    moved = 3 * block + settings.edge * (2 + sum(sides))
+    products = (size + 1) * channels * hidden * (3 * block + 2 * settings.edge)
     gradient, found = _call(
         settings,
         kernel,
         tiles,
         "arbitrary",
-        in_specs=[*specs, jax.tree.map(_whole_array, columns)],
-        out_specs=[tiles.tile(), jax.tree.map(_whole_array, sums)],
-        out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype), jax.tree.map(shape, sums)],
-    )(*windows, columns)
+        in_specs=[*specs, jax.tree.map(_whole, columns)],
+        out_specs=[tiles.tile(), jax.tree.map(_whole, sums)],
+        out_shape=[
+            jax.ShapeDtypeStruct(x.shape, x.dtype),
+            jax.tree.map(lambda v: jax.ShapeDtypeStruct(v.shape, jnp.float32), sums),
+        ],
+        cost_estimate=tiles.cost(moved, products, columns),
+    )(_read_from(x, specs[0]), _read_from(cotangent, specs[1]), columns)
     of_weights = Weights(
         found.taps.T.reshape(size, channels, hidden),
         found.bias_0[:, 0],
@@ -312,8 +353,7 @@ def _backward(
         found.bias_1[:, 0],
         *(None if a is None else a[:, 0] for a in (found.alpha_0, found.alpha_1)),
     )
-    cast = jax.tree.map(lambda g, v: g.astype(v.dtype), of_weights, weights)
-    return gradient, cast
+    return gradient, jax.tree.map(lambda g, v: g.astype(v.dtype), of_weights, weights)
 
 
 def _summed(x: Float[Array, "C n"]) -> Float[Array, "C 1"]:

@@ -38,8 +38,8 @@ def residual_unit(
     return x + (_convolved(hidden, kernel_1[None], 1) + bias_1[None, None])
 
 
-def _activated(kind: str, x: Array, alpha: Array | None) -> Array:
-    if kind == "elu" or alpha is None:
+def _activated(kind: str, x: Array, alpha: Any) -> Array:
+    if kind == "elu":
         return jax.nn.elu(x)
     gain = (1.0 / (alpha + SNAKE_EPS)).astype(x.dtype)[None, None]
     return x + gain * jnp.square(jnp.sin(alpha.astype(x.dtype)[None, None] * x))
