@@ -1,4 +1,35 @@
-"""The residual unit of codecs, x + conv1x1(act(conv_dilated(act(x)))), in one pass."""
+"""The residual unit of codecs, x + conv1x1(act(conv_dilated(act(x)))), in one pass over the signal
+(EnCodec: Defossez et al. 2022; DAC: Kumar et al. 2023).
+
+XLA splits time into a batch of its own where examples are few, changes the layout before and after
+each convolution and keeps what is between them. Here a tile of time is read once and written once,
+and the way back computes again what is between. Counted for K taps, widths C and H, N bytes of
+signal, tiles of b steps with e beside them (128 for (K - 1) dilation up to that):
+
+    forward   2 (K + 1) C H FLOPs a step;  bytes N (2 + s e / b), s sides that are padded
+    backward  6 (K + 1) C H FLOPs a step, (2 + 4 e / b) (K + 1) C H of them for what is computed
+              again;                        bytes N (3 + (2 + s) e / b)
+
+On v5e (197 TFLOP/s, 819 GB/s) the narrow units wait for memory and the wide ones for products: the
+two meet at 240 FLOPs a byte, (K + 1) H = 480 in bfloat16. By the compiler, for v5e, in bfloat16,
+four examples of 65,536 steps, time in lanes outside; bytes in N (the second of XLA: without what it
+keeps in VMEM), temporaries in N, and thousands of cycles (XLA's own estimate; instructions of the
+kernel, which are no less than its time if memory keeps up):
+
+                                   bytes               temporaries     kilocycles
+                              XLA           kernel    XLA  kernel    XLA    kernel
+    elu   C 32  H 16  K 3     40 / 3.1      2.1       0     0         1290      90
+      and backward            190 / 66      5.3       16    0         7350     250
+    snake C 64  H 64  K 7     27 / 7.0      2.1       2.0   0         4410     460
+      and backward            149 / 87      5.4       12    0        24530    1440
+    elu   C 192 H 96  K 3     22 / 14       2.1       1.3   0         7860     540
+      and backward            102 / 78      5.3       9.7   0        38520    1760
+    snake C 192 H 192 K 7     23 / 16       2.3       2.7   0        12710    1760
+      and backward            118 / 89      5.8       10    0        64810    6570
+
+No TPU has run it. With channels in lanes outside the kernel pays for transposes as XLA does: C 192
+H 96 6.7 and 15 N, against 22 and 74.
+"""
 
 import functools
 from typing import Any
@@ -59,10 +90,9 @@ def _check(
     if activation not in ACTIVATIONS:
         raise UserError(f"activation {activation!r}, expected {ACTIVATIONS}")
     kernel, channels, hidden = weights.kernel_0.shape
+    taps, mix = (kernel, x.shape[2], hidden), (hidden, channels)
     alphas = ((channels,), (hidden,)) if activation == "snake" else (None, None)
-    expected = Weights(
-        (kernel, x.shape[2], hidden), (hidden,), (hidden, channels), (channels,), *alphas
-    )
+    expected = taps, (hidden,), mix, (channels,), *alphas
     for name, array, shape in zip(Weights._fields, weights, expected, strict=True):
         found = None if array is None else array.shape
         if found != shape:

@@ -29,7 +29,8 @@ LANES = 128
 ROWS = 16
 # Of the matrix of stacked taps, the largest thing in VMEM.
 STACK_BYTES = 3 * 2**20
-CHANNELS = 192
+# The widest that compiled for v5e, v5p and v6e in both types at seven taps.
+CHANNELS = 384
 VMEM_BYTES = 48 * 2**20
 PI_HIGH = 3.140625
 # sin(r) / r and cos(r) in powers of r^2, for |r| <= pi / 2 (interpolated at Chebyshev's nodes).
@@ -55,7 +56,7 @@ class Columns(NamedTuple):
     of the way back, back [C, K H], mix [C, H], the rest [., 1]."""
 
     taps: Array
-    back: Array
+    back: Any
     mix: Array
     bias_0: Array
     bias_1: Array
@@ -82,7 +83,7 @@ def residual_unit(
     kernel, channels, hidden = weights.kernel_0.shape
     if not block:
         column = kernel * max(channels, hidden) * x.dtype.itemsize
-        block = min(2048, STACK_BYTES // column // 512 * 512)
+        block = min(2048, max(512, STACK_BYTES // column // 512 * 512))
     edge = -(-sum(padding) // LANES) * LANES
     unit = edge or LANES
     block = min(max(1, block // unit), -(-x.shape[1] // unit)) * unit
@@ -107,7 +108,8 @@ def _forward_rule(settings: Settings, x: Array, weights: Weights) -> tuple[Array
 
 
 def _backward_rule(settings: Settings, saved: Any, cotangent: Array) -> tuple[Array, Weights]:
-    return _backward(settings, *saved, cotangent)
+    x, weights = saved
+    return _backward(settings, x, weights, cotangent)
 
 
 _unit.defvjp(_forward_rule, _backward_rule)
