@@ -334,7 +334,7 @@ def _backward(
     sums = columns._replace(back=None)
     specs = tiles.window((True, True)), tiles.window(sides)
     moved = 3 * block + settings.edge * (2 + sum(sides))
-    products = (size + 1) * channels * hidden * (3 * block + 2 * settings.edge)
+    products = (3 * size + 2) * block + 2 * (size + 1) * settings.edge
     gradient, found = _call(
         settings,
         kernel,
@@ -346,7 +346,7 @@ def _backward(
             jax.ShapeDtypeStruct(x.shape, x.dtype),
             jax.tree.map(lambda v: jax.ShapeDtypeStruct(v.shape, jnp.float32), sums),
         ],
-        cost_estimate=tiles.cost(moved, products, columns),
+        cost_estimate=tiles.cost(moved, products * channels * hidden, columns),
     )(_read_from(x, specs[0]), _read_from(cotangent, specs[1]), columns)
     of_weights = Weights(
         found.taps.T.reshape(size, channels, hidden),
