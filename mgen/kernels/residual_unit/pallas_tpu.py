@@ -159,13 +159,9 @@ class _Tiles:
         zeros = jnp.zeros((self.channels, self.settings.edge), jnp.float32)
         parts = [zeros if ref is None else _float(ref[0]) for ref in refs]
         whole = jnp.concatenate(parts, axis=1) if self.settings.edge else parts[1]
-        return jnp.where(self.inside(whole.shape), whole, 0.0)
-
-    def inside(self, shape: tuple[int, ...]) -> Array:
-        """Where in a window the signal is."""
-        step = jax.lax.broadcasted_iota(jnp.int32, shape, 1)
+        step = jax.lax.broadcasted_iota(jnp.int32, whole.shape, 1)
         time = pl.program_id(1) * self.settings.block - self.settings.edge + step
-        return (time >= 0) & (time < self.settings.length)
+        return jnp.where((time >= 0) & (time < self.settings.length), whole, 0.0)
 
     def own(self) -> slice:
         """The tile in its window."""
@@ -316,9 +312,8 @@ def _backward(
         taps = _stacked(active, ahead, x.dtype)
         h = _dot(w.taps[...], taps) + w.bias_0[...]
         mixed, slope_1, by_alpha_1 = _activated(settings.activation, h, alphas[1])
+        # Zero where the signal is not, as dy is.
         pulled = _dot(w.mix[...].T, dy.astype(x.dtype))
-        # h exists only where the signal does.
-        pulled = jnp.where(tiles.inside(pulled.shape), pulled, 0.0)
         dh = pulled * slope_1
         back = _dot(w.back[...], _stacked(dh, behind, x.dtype, own))
         out[0] = (dy[:, own] + back * slope_0[:, own]).astype(out.dtype)
