@@ -16,6 +16,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from mgen.codec.config import CodecConfig
+from mgen.kernels.residual_unit import ACTIVATIONS, Weights, residual_unit
 from mgen.nn.activations import Activation
 from mgen.nn.conv import Conv1d, ConvTranspose1d
 from mgen.nn.recurrent import ResidualLSTM
@@ -102,7 +103,30 @@ class ResidualUnit(nn.Module):
         return self.shortcut(x) if self.config.conv_shortcut else x
 
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        config = self.config
+        plain = config.norm in ("none", "weight") and config.pad_mode == "constant"
+        if plain and config.activation in ACTIVATIONS and not config.conv_shortcut:
+            return self._fused(x.astype(config.dtype))
         return self._skip(x) + run_layers(self.layers, x)
+
+    def _fused(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        """The same as one operation, which has a kernel."""
+        act_0, conv_0, act_1, conv_1 = self.layers
+        snake = self.config.activation == "snake"
+        weights = Weights(
+            conv_0.weight(),
+            conv_0.bias,
+            conv_1.weight()[0],
+            conv_1.bias,
+            *((act_0.alpha, act_1.alpha) if snake else ()),
+        )
+        return residual_unit(
+            x,
+            weights,
+            activation=self.config.activation,
+            dilation=self.dilation,
+            padding=conv_0.padding,
+        )
 
     def init_state(self, batch: int) -> State:
         return tuple(layer.init_state(batch) for layer in self.layers)

@@ -100,13 +100,16 @@ class Conv1d(nn.Module):
         left, right = self.padding
         return self._valid(pad_time(x, left, right + -x.shape[1] % self.stride, self.pad_mode))
 
+    def weight(self) -> Float[Array, "K I O"]:
+        """The kernel, of its norm."""
+        if self.norm != "weight":
+            return self.kernel
+        return weight_norm(self.kernel, self.scale, axes=(0, 1))
+
     def _valid(self, x: Array) -> Array:
-        kernel = self.kernel
-        if self.norm == "weight":
-            kernel = weight_norm(kernel, self.scale, axes=(0, 1))
         y = jax.lax.conv_general_dilated(
             x.astype(self.dtype),
-            kernel.astype(self.dtype),
+            self.weight().astype(self.dtype),
             (self.stride,),
             "VALID",
             rhs_dilation=(self.dilation,),

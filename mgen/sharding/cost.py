@@ -23,7 +23,8 @@ COLLECTIVES = (
 def flops(jaxpr: Any, trips: int = 1) -> float:
     """Multiplications and additions of the matrix products and convolutions of a (closed) jaxpr.
 
-    A `while` counts `trips` times, a `cond` as its dearest branch.
+    A `while` counts `trips` times, a `cond` as its dearest branch, a kernel once for each step of
+    its grid.
     """
     jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
     return sum(_of_equation(equation, trips) for equation in jaxpr.eqns)
@@ -44,6 +45,8 @@ def _of_equation(equation: Any, trips: int) -> float:
     if name == "cond":
         return max(flops(branch, trips) for branch in params["branches"])
     inner = sum(flops(value, trips) for value in _jaxprs(params))
+    if name == "pallas_call":
+        return inner * math.prod(params["grid_mapping"].grid)
     if name == "while":
         return inner * trips
     if name == "scan":

@@ -143,6 +143,13 @@ def constrain(x: Array, *axes: str | tuple[str, ...] | None) -> Array:
     return x if spec is None else jax.lax.with_sharding_constraint(x, spec)
 
 
+def platform() -> str:
+    """Of the devices that a program is traced for: those of the mesh that is set, which need not be
+    here, or the default ones."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.default_backend() if device is None else device.platform
+
+
 def divided(shape: tuple[int, ...], *axes: str | tuple[str, ...] | None) -> P | None:
     """How an array's leading axes are split over axes of the mesh that is set, each where its size
     divides; None where there is no mesh."""

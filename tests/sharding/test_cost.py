@@ -7,12 +7,41 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import pallas as pl
 
 from mgen.sharding import cost
 
 
 def count(function, *shapes):
     return cost.flops(jax.make_jaxpr(function)(*(jnp.zeros(shape) for shape in shapes)))
+
+
+def test_a_kernel_counts_once_for_each_step_of_its_grid():
+    def kernel(a, b, out):
+        out[...] = a[...] @ b[...]
+
+    def product(a, b):
+        return pl.pallas_call(
+            kernel,
+            grid=(4,),
+            in_specs=[
+                pl.BlockSpec((8, 16), lambda i: (i, 0)),
+                pl.BlockSpec((16, 16), lambda i: (0, 0)),
+            ],
+            out_specs=pl.BlockSpec((8, 16), lambda i: (i, 0)),
+            out_shape=jax.ShapeDtypeStruct((32, 16), jnp.float32),
+        )(a, b)
+
+    found = cost.flops(jax.make_jaxpr(product)(jnp.zeros((32, 16)), jnp.zeros((16, 16))))
+    assert found == 2 * 32 * 16 * 16
+
+
+def test_a_while_counts_as_often_as_told():
+    def run(x):
+        return jax.lax.while_loop(lambda x: x[0, 0] < 9, lambda x: x @ x, x)
+
+    jaxpr = jax.make_jaxpr(run)(jnp.zeros((4, 4)))
+    assert cost.flops(jaxpr) == 2 * 4**3 and cost.flops(jaxpr, 5) == 5 * 2 * 4**3
 
 
 def test_products_and_convolutions():

@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec as P
 
 from mgen.errors import UserError
 from mgen.kernels.relative_attention import pallas_tpu, reference
-from mgen.sharding.mesh import BATCH, divided
+from mgen.sharding.mesh import BATCH, divided, platform
 from mgen.typing import Array, Float
 
 IMPLEMENTATIONS = ("xla", "pallas_tpu")
@@ -64,9 +64,8 @@ def relative_attention(
     xla = functools.partial(reference.relative_attention, **settings)
     kernel = functools.partial(on_each_device, **settings)
     inputs = query, key, value, bias, embedding
-    if implementation:
-        return (kernel if implementation == "pallas_tpu" else xla)(*inputs)
-    return jax.lax.platform_dependent(*inputs, tpu=kernel, default=xla)
+    implementation = implementation or ("pallas_tpu" if platform() == "tpu" else "xla")
+    return (kernel if implementation == "pallas_tpu" else xla)(*inputs)
 
 
 def on_each_device(

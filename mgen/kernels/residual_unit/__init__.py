@@ -41,7 +41,7 @@ from jax.sharding import PartitionSpec as P
 from mgen.errors import UserError
 from mgen.kernels.residual_unit import pallas_tpu, reference
 from mgen.kernels.residual_unit.reference import Weights
-from mgen.sharding.mesh import BATCH, divided
+from mgen.sharding.mesh import BATCH, divided, platform
 from mgen.typing import Array, Float
 
 ACTIVATIONS = ("elu", "snake")
@@ -62,8 +62,8 @@ def residual_unit(
     Args:
       activation: one of `ACTIVATIONS`, the latter with the frequencies alpha of the weights.
       padding: zeros left and right of act0(x), (K - 1) dilation in all.
-      implementation: one of `IMPLEMENTATIONS`, by default the kernel where the program is compiled
-        for TPUs and the widths fit it (`pallas_tpu.fits`).
+      implementation: one of `IMPLEMENTATIONS`, by default the kernel where the program is for TPUs,
+        the widths fit it (`pallas_tpu.fits`) and time is not split.
 
     Raises:
       UserError: weights or padding that do not fit, or no such activation or implementation.
@@ -80,9 +80,10 @@ def residual_unit(
             f"kernel_0 of shape {weights.kernel_0.shape}, expected widths that are multiples of"
             f" {pallas_tpu.ROWS} up to {pallas_tpu.CHANNELS}"
         )
-    if implementation or not fits:
-        return (kernel if implementation == "pallas_tpu" else xla)(x, weights)
-    return jax.lax.platform_dependent(x, weights, tpu=kernel, default=xla)
+    if not implementation:
+        split = jax.sharding.get_abstract_mesh().shape.get("seq", 1) > 1
+        implementation = "pallas_tpu" if fits and platform() == "tpu" and not split else "xla"
+    return (kernel if implementation == "pallas_tpu" else xla)(x, weights)
 
 
 def _check(
