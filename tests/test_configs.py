@@ -38,8 +38,9 @@ def test_step_of_every_config_has_a_shape(path, arg):
     same = jax.tree.map(lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), state, after)
     assert all(jax.tree.leaves(same))
     assert metrics["loss"].shape == () and metrics["loss"].dtype == np.float32
-    assert jax.tree.leaves(jax.eval_shape(task.sample, state, batch, jax.random.key(0)))
-    assert task.sample_steps >= 1
+    if arg == "smoke":  # sampling at full size is traced for seconds, in the families' tests
+        assert jax.tree.leaves(jax.eval_shape(task.sample, state, batch, jax.random.key(0)))
+        assert task.sample_steps >= 1
 
 
 def test_a_local_run_is_the_same_model_in_few_and_small_steps(path):
