@@ -65,13 +65,12 @@ def tokens(work: Path, smoke: bool) -> Iterator[Command]:
 
 class Model(NamedTuple):
     """A language model of the chain that `hierarchy` makes: its config and the argument, streams
-    that it reads beside the codec's, the folder of its tokens, and flags of its smoke size."""
+    that it reads beside the codec's, and the folder of its tokens."""
 
     config: str
     arg: str = ""
     streams: tuple[str, ...] = ()
     tokens: str = "all_tokens"
-    smoke: tuple[str, ...] = ()
 
 
 # By name of the workdir.
@@ -81,7 +80,7 @@ STAGES = {
     "fine_lm": Model("tiny_musiclm", "fine"),
     "soundstorm": Model("tiny_soundstorm", "", ("semantic",)),
     "depth_lm": Model("tiny_magenta_rt", "", ("joint",)),
-    "melody_lm": Model("tiny_musicgen_melody", smoke=("--config.model.front=(12, 8)",)),
+    "melody_lm": Model("tiny_tune", "", ("joint",)),
     "stemgen": Model("tiny_stemgen", tokens="stem_tokens"),
 }
 CHAINS = {
@@ -118,7 +117,7 @@ def _train(work: Path, name: str, model: Model, smoke: bool) -> Command:
         command.append(f"--config.stage.joint_codebook={work / 'joint_codebook'}")
     if smoke:
         sizes = [f"{stream}.{field}" for stream in model.streams for field in SMOKE[stream]]
-        command += [f"--config.streams.{size}=8" for size in sizes] + [*model.smoke]
+        command += [f"--config.streams.{size}=8" for size in sizes]
     return command
 
 

@@ -17,7 +17,7 @@ from mgen.export.signature import Arrays, Model, Signature, symbolic
 from mgen.joint.sample import FrozenJoint
 from mgen.lm.filters import SamplingConfig
 from mgen.lm.stages import Directions, FrozenStage, Timeline, run
-from mgen.lm.streams import ATTRIBUTES, EXCERPT, JOINT, JOINT_VECTORS, STYLE, TEXT
+from mgen.lm.streams import ATTRIBUTES, CHROMA, EXCERPT, JOINT, JOINT_VECTORS, STYLE, TEXT
 from mgen.typing import Params
 
 Shapes = dict[str, tuple[str, Any]]  # of `symbolic`
@@ -215,6 +215,9 @@ def _stream(frozen: FrozenStage, name: str, seconds: float) -> Shapes:
         return {name: (f"b, {rows}, {width}", jnp.float32), **mask}
     (part,) = (p for p in (*stage.prefix, *stage.aligned) if p.stream == name)
     rows = part.rows(EXCERPT[1] if name == STYLE else seconds)
+    if name == CHROMA:
+        mask = {f"{name}_mask": (f"b, {rows}", jnp.bool_)}
+        return {name: (f"b, {rows}, {part.size}", jnp.float32), **mask}
     return {name: (f"b, {rows}, {part.last}", jnp.int32)}
 
 

@@ -22,6 +22,7 @@ from mgen.lm.masked import FrozenMasked, MaskingConfig
 from mgen.lm.sample import FrozenLM, Variant
 from mgen.lm.streams import (
     ATTRIBUTES,
+    CHROMA,
     EXCERPT,
     JOINT,
     JOINT_VECTORS,
@@ -30,6 +31,7 @@ from mgen.lm.streams import (
     TEXT,
     Stage,
     model_config,
+    pitch_classes,
     silenced,
 )
 from mgen.nn.cluster import residual_codes
@@ -284,6 +286,9 @@ class Timeline:
             elif part.stream == STYLE:
                 nothing = self._full((part.rows(EXCERPT[1]), part.last), part.size)
                 cut[STYLE] = streams.get(STYLE, nothing)
+            elif part.stream == CHROMA:
+                given = self._rows(streams, CHROMA, part.rate, part.size, begin, end)
+                cut[CHROMA] = pitch_classes(*given)
             elif part.stream in OPTIONAL:
                 rows, there = self._rows(streams, part.stream, part.rate, part.last, begin, end)
                 cut[part.stream] = jnp.where(there[..., None], rows, part.size).astype(jnp.int32)

@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mgen.errors import UserError
 from mgen.lm import condition as conditions
@@ -27,7 +28,7 @@ Codes = Mapping[str, Any]  # stream -> int32 [B, F, K]
 # vectors, vectors of a text encoder, and what a stem is made to fit: a mix of others, and its slot.
 JOINT, JOINT_VECTORS, TEXT = "joint", "joint_embedding", "text"
 # A stem is made to fit a mix of others, in its slot; a tune to follow is tokens of its windows'
-# embeddings (MusicLM) or pitch classes (MusicGen).
+# embeddings (MusicLM) or pitch classes (MusicGen), vectors in front or tokens beside the frames.
 CONTEXT, CATEGORY, MELODY, CHROMA = "context", "category", "melody", "chroma"
 # Residual tokens of an excerpt that the piece should sound like (Rouard et al. 2024,
 # "MusicGen-Style"): s of the shortest and the longest one, levels that generation knows of it.
@@ -106,7 +107,9 @@ class Stage:
         for part in self.target:
             self._whole(part, part.rate / self.frame_rate)
         for part in self.aligned:
-            self._whole(part, self.frame_rate / part.rate)
+            # The rates of pitch classes are not those of codecs.
+            if part.stream != CHROMA:
+                self._whole(part, self.frame_rate / part.rate)
 
     def _whole(self, part: Part, ratio: float) -> None:
         if abs(ratio - round(ratio)) > 1e-6 or ratio < 0.5:
@@ -193,9 +196,17 @@ class Stage:
         found = []
         for part in self.aligned:
             rows = part.take(codes)
-            at = jnp.arange(frames) // round(self.frame_rate / part.rate)
+            # Half a frame on, where the rates meet, that rounding decides nothing.
+            at = ((np.arange(frames) + 0.5) * part.rate / self.frame_rate).astype(np.int32)
             found.append(rows[:, jnp.minimum(at, rows.shape[1] - 1)])
         return tuple(found)
+
+
+def pitch_classes(chroma: Any, there: Any = None) -> Int[Array, "B F 1"]:
+    """Tokens of pitch classes [B, F, P], the loudest one of each row; P where nothing is there."""
+    classes = jnp.argmax(jnp.asarray(chroma), axis=-1)
+    known = True if there is None else there
+    return jnp.where(known, classes, chroma.shape[-1]).astype(jnp.int32)[..., None]
 
 
 def model_config(config: Any) -> LMConfig:

@@ -21,6 +21,7 @@ from mgen.lm.model import LM
 from mgen.lm.sample import SEGMENT
 from mgen.lm.stages import FrozenStage
 from mgen.lm.streams import (
+    CHROMA,
     JOINT,
     JOINT_VECTORS,
     STYLE,
@@ -29,6 +30,7 @@ from mgen.lm.streams import (
     drop_sources,
     excerpt,
     model_config,
+    pitch_classes,
 )
 from mgen.metrics import unigram
 from mgen.nn.cluster import residual_codes
@@ -88,7 +90,12 @@ class Task(task.Task):
                 shape: tuple[int, ...] = (batch_size, about.embed_dim)
                 spec[JOINT_VECTORS] = jax.ShapeDtypeStruct(shape, jnp.float32)
                 continue
-            shape = (batch_size, max(1, round(seconds * about.frame_rate)), about.codebooks)
+            rows = max(1, round(seconds * about.frame_rate))
+            if name == CHROMA:
+                shape = (batch_size, rows, about.width)
+                spec[name] = jax.ShapeDtypeStruct(shape, jnp.float32)
+                continue
+            shape = (batch_size, rows, about.codebooks)
             spec[name] = jax.ShapeDtypeStruct(shape, jnp.int32)
         if self.lm_config.attribute_sizes:
             fields = (batch_size, len(self.lm_config.attribute_sizes))
@@ -114,7 +121,9 @@ class Task(task.Task):
     def requires(self) -> dict[str, Any]:
         streams = self.config.streams.to_dict()
         names = (*self.stage.streams, *(name for name, rate in self.stage.front if rate))
-        wanted = {"streams": {name: streams[name] for name in names}}
+        wanted: dict[str, Any] = {"streams": {name: dict(streams[name]) for name in names}}
+        for own in ("codebooks", "codebook_size"):  # data holds the vectors that tokens are made of
+            wanted["streams"].get(CHROMA, {}).pop(own, None)
         if self.joint and self.config.stage.joint_codebook:
             # The embeddings must be those that the codebook was fitted to.
             wanted["parents"] = {"joint_codebook": load_codebook(self.config).fingerprint}
@@ -150,6 +159,8 @@ class Task(task.Task):
         if self.joint:
             codes, _ = residual_codes(batch[JOINT_VECTORS], variables["joint"]["codebook"])
             streams[JOINT] = codes[:, None]
+        if CHROMA in stage.streams:
+            streams[CHROMA] = pitch_classes(batch[CHROMA])
         if stage.style is not None:
             streams[STYLE] = excerpt(stage.style, batch[STYLE], key)
         codes = stage.grid(streams)

@@ -96,6 +96,25 @@ def test_chroma_and_text_stand_before_the_codes():
     np.testing.assert_array_equal(line.grid, nothing)
 
 
+def test_chroma_lies_beside_the_codes():
+    stage = frozen("tiny_tune")
+    tune = np.eye(12, dtype=np.float32)[np.random.default_rng(0).integers(0, 12, (2, 8))]
+    base = made(stage, 1.0, {"chroma": tune})
+    later = np.concatenate([tune[:, :6], np.roll(tune[:, 6:], 1, axis=-1)], axis=1)
+    changed = made(stage, 1.0, {"chroma": later})
+    # Row 6 begins at 0.768 s: frame 38's middle is the first in it, and of the three frames before
+    # it the delayed codes are yet to be drawn.
+    np.testing.assert_array_equal(changed[:, :35], base[:, :35])
+    assert np.any(changed[:, 35:] != base[:, 35:])
+    alone = made(stage, 1.0)
+    assert np.any(alone[:, :35] != base[:, :35])
+    # A tune that is shorter than the clip, or none: unknown from there on.
+    short = made(stage, 1.0, {"chroma": tune[:, :6]})
+    np.testing.assert_array_equal(short[:, :35], base[:, :35])
+    nothing = {"chroma": tune, "chroma_mask": np.zeros((2, 8), bool)}
+    np.testing.assert_array_equal(alone, made(stage, 1.0, nothing))
+
+
 def test_text_is_read_whole_where_its_mask_is(musicgen):
     rng = np.random.default_rng(0)
     rows, mask = rng.normal(size=(2, 6, 768)).astype(np.float32), np.arange(6) < [[4], [6]]

@@ -37,6 +37,7 @@ def random_batch(task, seed=0):
         ("tiny_musicgen", "smoke"),
         ("musicgen_small", "smoke"),
         ("tiny_musicgen_melody", "smoke"),
+        ("tiny_tune", "smoke"),
         ("tiny_musiclm", "semantic_melody,smoke"),
         ("tiny_musiclm", "coarse,smoke"),
         ("tiny_magenta_rt", "smoke"),

@@ -13,7 +13,15 @@ from mgen.errors import UserError
 from mgen.lm.condition import Condition
 from mgen.lm.config import LMConfig
 from mgen.lm.layouts import Layout
-from mgen.lm.streams import Part, Stage, drop_sources, excerpt, parse, silenced
+from mgen.lm.streams import (
+    Part,
+    Stage,
+    drop_sources,
+    excerpt,
+    parse,
+    pitch_classes,
+    silenced,
+)
 
 STREAMS = {
     "acoustic": dict(codebooks=4, codebook_size=9, frame_rate=50.0),
@@ -77,6 +85,20 @@ def test_aligned_rows_last_as_long_as_their_time():
     own = stage("acoustic", aligned=("semantic",))
     (rows,) = own.aligned_codes({"semantic": jnp.asarray([[[1], [2]]])}, 5)
     np.testing.assert_array_equal(rows[0, :, 0], [1, 1, 2, 2, 2])
+
+
+def test_a_tune_lies_beside_the_frames_of_its_time():
+    """Rows of 0.128 s beside frames of 0.02 s: each frame has that in which its middle lies."""
+    streams = STREAMS | {"chroma": dict(codebooks=1, codebook_size=12, frame_rate=7.8125)}
+    own = Stage((parse("acoustic", streams),), aligned=(parse("chroma", streams),))
+    chroma = np.eye(12, dtype=np.float32)[[[3, 5, 7]]]
+    codes = pitch_classes(chroma)
+    np.testing.assert_array_equal(codes[0, :, 0], [3, 5, 7])
+    (rows,) = own.aligned_codes({"chroma": codes}, 20)
+    expected = [3] * 6 + [5] * 7 + [7] * 7  # middles up to 0.11, 0.25 and 0.39 s
+    np.testing.assert_array_equal(rows[0, :, 0], expected)
+    there = np.asarray([[True, False, True]])
+    np.testing.assert_array_equal(pitch_classes(chroma, there)[0, :, 0], [3, 12, 7])
 
 
 @pytest.mark.parametrize(
