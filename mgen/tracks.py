@@ -104,6 +104,15 @@ def define_likelihood_flag() -> flags.FlagHolder[str | None]:
     return flags.DEFINE_enum("likelihood", None, kinds, text.format(*pairs))
 
 
+def changed(sampling: SamplingConfig, changes: Mapping[str, Any] | None) -> SamplingConfig:
+    """Sampling with `changes`. Churn is of all steps: it is scaled with their number, so that each
+    adds as much noise as before, or few steps would leave the range where they are stable."""
+    own = dict(changes or {})
+    if "steps" in own and sampling.churn:
+        own.setdefault("churn", sampling.churn * own["steps"] / sampling.steps)
+    return dataclasses.replace(sampling, **own)
+
+
 def drawing_sampling(
     model: FrozenStems | LatentStems,
     waveforms: SamplingConfig,
@@ -111,7 +120,7 @@ def drawing_sampling(
 ) -> SamplingConfig:
     """How stems are drawn: of waveforms as told, of latents their own way, with `changes`."""
     own = SAMPLING if isinstance(model, LatentStems) else waveforms
-    return dataclasses.replace(own, **(changes or {}))
+    return changed(own, changes)
 
 
 def separation(
@@ -141,7 +150,7 @@ def separation(
     if kind and kind not in known:
         raise UserError(f"--likelihood={kind}: expected {' or '.join(known)}")
     own = likelihood(kind or known[0], derived, model.names)
-    sampling = dataclasses.replace(model.separation_sampling(own), **changes)
+    sampling = changed(model.separation_sampling(own), changes)
     return dict(likelihood=own, sampling=sampling), sampling.steps
 
 

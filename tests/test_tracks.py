@@ -157,6 +157,13 @@ def test_likelihoods_by_name():
     assert tracks.likelihood("track", "", NAMES) == Track()
 
 
+def test_few_steps_have_the_noise_of_many_in_each():
+    few = tracks.separation(model(), changes=dict(steps=30))[0]["sampling"]
+    assert (few.steps, few.churn) == (30, 4.0)  # MSDM's 20 of 150
+    told = tracks.separation(model(), changes=dict(steps=30, churn=20.0))[0]["sampling"]
+    assert told.churn == 20.0
+
+
 def test_a_model_that_reads_the_mix_does_so_by_default():
     alone, reading = model(), model(beside_mix=True)
     assert tracks.separation(alone)[0]["likelihood"] == Dirac(0)
