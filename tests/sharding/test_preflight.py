@@ -95,3 +95,40 @@ def test_full_size_configs_are_all_but_the_tiny_ones():
 def test_unknown_chips_are_refused():
     with pytest.raises(UserError, match="v9x:2x2: expected CHIP:SHAPE"):
         preflight.chip_of("v9x:2x2")
+
+
+OPTIONS = """
+import sys
+import jax, jax.numpy as jnp
+from mgen import preflight
+from mgen.sharding.mesh import batch_sharding, make_mesh
+from mgen.sharding.options import overlapping
+
+mesh = make_mesh("data=4", preflight.devices_of(sys.argv[1]))
+options = overlapping(mesh)
+assert options
+x = jax.ShapeDtypeStruct((8, 128), jnp.float32, sharding=batch_sharding(mesh))
+
+def compiled(options):
+    return jax.jit(lambda x: (x @ x.T).sum(), compiler_options=options).lower(x).compile()
+
+compiled(options)
+try:
+    compiled({**options, "xla_no_such_option": True})
+except Exception as error:
+    print("refused", error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("topology", "plugin"), [("v5e:2x2", "libtpu"), ("h100:1x4", "jax_plugins.xla_cuda12")]
+)
+def test_compilers_know_the_options_that_overlap(topology, plugin):
+    pytest.importorskip(plugin)
+    done = subprocess.run(
+        [sys.executable, "-c", OPTIONS, topology],
+        capture_output=True, text=True, env=os.environ | cli.COMPILE_ONLY,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    # So that the test says something: a name that there is not is refused.
+    assert "xla_no_such_option" in done.stdout

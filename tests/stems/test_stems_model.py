@@ -154,7 +154,7 @@ def test_config_from_an_experiment_and_from_json(experiment):
         (
             "model",
             dict(kind="gan"),
-            r"model.kind is 'gan', expected one of .'dit', 'separator', 'unet'",
+            r"model.kind is 'gan', expected one of .'bands', 'dit', 'separator', 'unet'",
         ),
         ("model", dict(depth=3), "model.depth: unknown field"),
         ("stems", dict(names=("bass", "bass")), r"stems.names is \['bass', 'bass'\]"),
