@@ -26,7 +26,6 @@ from mgen.train.checkpoint import make_task
 from mgen.train.loop import CompiledSteps
 from mgen.train.task import Task
 
-PROGRAMS = ("train", "sample")
 # Of XLA for GPUs: tiles of its own matrix products are chosen by trying them out, on a GPU.
 NO_TUNING = {"xla_gpu_enable_triton_gemm": False}
 # Of a compiler that found no room.
@@ -87,37 +86,22 @@ def devices_of(topology: str, slices: int = 1) -> list[Any]:
     `UserError` where it cannot be had."""
     name, _, shape = topology.partition(":")
     chip = chip_of(topology)
-    if chip.gpu is not None:
-        return _gpus(topology, f"{slices}x{shape}", chip.gpu.target(chip))
     options: dict[str, Any] = {"num_slices": slices} if slices > 1 else {}
-    if name == "v4":
+    platform, needs = "tpu", "libtpu, `pip install 'mgen[preflight]'`"
+    if chip.gpu is not None:
+        jax.devices()  # looks for plugins
+        platform, needs = "cuda", "CUDA's plugin, `pip install 'mgen[cuda]'`"
+        options = dict(target_config=chip.gpu.target(chip), topology=f"{slices}x{shape}")
+    elif name == "v4":
         options |= {"chip_config_name": "megacore", "chips_per_host_bounds": (2, 2, 1)}
     elif shape.replace("x", "").strip("1") == "":
         options["chips_per_host_bounds"] = (1, 1, 1)
     try:
-        found = topologies.get_topology_desc(
-            platform="tpu", topology_name=f"{name}:{shape}", **options
-        )
+        found = topologies.get_topology_desc(platform=platform, topology_name=topology, **options)
     except Exception as error:
         reason = str(error).splitlines()[0]
         raise UserError(
-            f"--topology={topology}: {reason} (expected libtpu, `pip install 'mgen[preflight]'`,"
-            " and a shape of that chip)"
-        ) from error
-    return list(found.devices)
-
-
-def _gpus(topology: str, shape: str, target: str) -> list[Any]:
-    jax.devices()  # looks for plugins
-    try:
-        found = topologies.get_topology_desc(
-            platform="cuda", topology_name=topology, target_config=target, topology=shape
-        )
-    except Exception as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"--topology={topology}: {reason} (expected CUDA's plugin, `pip install 'mgen[cuda]'`,"
-            " and hosts x GPUs)"
+            f"--topology={topology}: {reason} (expected {needs}, and a shape of that chip)"
         ) from error
     return list(found.devices)
 
@@ -125,7 +109,8 @@ def _gpus(topology: str, shape: str, target: str) -> list[Any]:
 def compiled_program(
     config: ml_collections.ConfigDict, devices: list[Any], limit: float, program: str = "train"
 ) -> Report:
-    """A program of an experiment, one of `PROGRAMS`, on `devices`, by its `train.mesh`.
+    """A program of an experiment ("train", a step, or "sample", `Task.sample`) on `devices`, by its
+    `train.mesh`.
 
     The batch is `data.batch_size`, of all devices together, made a multiple of what it is split
     into.

@@ -4,8 +4,8 @@ on a laptop: a denoiser in frequency bands that also reads the mix.
   mgen prepare_data --dataset=corpus_scores/band --out=out/data
   mgen train --config=stems/tiny_bands --workdir=out/bands --config.data.dataset=out/data
 
-Half of the examples have their mix beside them as a clean track, of the others a quarter of the
-stems is given clean; those that are not have one noise level. So it separates as the separator of
+60% of the examples have their mix beside them as a clean track, and 15% of all stems are given
+clean; those that are not have one noise level. So it separates as the separator of
 configs/stems/tiny_separator.py does, by the same network, and fills in as
 configs/stems/tiny_msdm.py.
 

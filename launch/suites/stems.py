@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mgen.configs import stems_base
+from mgen.configs.stems import tiny_msdm
 from mgen.errors import UserError
 from mgen.interop import audio_diffusion
 from mgen.interop.audio_diffusion import FIELDS, FIXED
@@ -130,7 +130,7 @@ def _peer(model: Any, x: np.ndarray) -> tuple[Callable[[], Any], ...]:
 
 def _overhead(steps: int) -> dict[str, Any]:
     """A scan of `steps` evaluations against as many calls of the network, of the tiny model."""
-    config = stems_base.tiny_diffusion("", steps=1)
+    config = tiny_msdm.get_config()
     own = StemsConfig.from_experiment(config)
     params = jax.jit(lambda key: init_params(own, key))(jax.random.key(0))
     model = FrozenStems.from_trained(config, params, {})

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from mgen.errors import UserError
 from mgen.stems.bands import BandStack, check_shape, features, join_bands, levelled, split_bands
 from mgen.stems.config import BandDenoiserConfig
-from mgen.stems.unet import NoiseEmbedding
+from mgen.stems.unet import NoiseEmbedding, check_levels
 from mgen.typing import Array, Float
 
 
@@ -42,9 +42,7 @@ class BandDenoiser(nn.Module):
         if tracks != config.stems:
             raise UserError(f"{tracks} tracks, expected {config.stems}")
         check_shape(config, "stems", length, channels)
-        expected = (batch, tracks) if config.per_track else (batch,)
-        if noise.shape != expected:
-            raise UserError(f"noise levels of shape {noise.shape}, expected {expected}")
+        check_levels(config, x, noise)
 
         bands = split_bands(config, x.astype(jnp.float32).reshape(-1, length, channels))
         levelled_bands, level = levelled(bands)

@@ -177,7 +177,7 @@ class Task(task.Task):
         return jnp.mean(bands), (metrics, variables)
 
     def _expected(self, params: Params, batch: Batch, key: Key) -> Metrics:
-        """ "si_sdr" and "si_sdri" as of a separator, of what is to be expected of the stems given
+        """SI-SDR and SI-SDRi in dB, as of a separator, of what is to be expected of the stems given
         their mix: the estimate from noise alone."""
         stems, mix = batch["stems"], batch["mix"]
         level = jnp.full((1, 1, 1, 1), ALONE * self.stems_config.sigma_data)

@@ -223,7 +223,7 @@ class UNet1d(nn.Module):
 
 
 def check_shapes(config: UNetConfig, x: Array, noise: Array) -> None:
-    batch, stems, length, channels = x.shape
+    _, stems, length, channels = x.shape
     if (stems, channels) != (config.stems, config.channels):
         raise UserError(
             f"{stems} stems of {channels} channels, expected {config.stems} of {config.channels}"
@@ -232,7 +232,12 @@ def check_shapes(config: UNetConfig, x: Array, noise: Array) -> None:
         raise UserError(
             f"stems of {length} samples, expected a multiple of {config.hop} (patch times factors)"
         )
-    expected = (batch, stems) if config.per_track else (batch,)
+    check_levels(config, x, noise)
+
+
+def check_levels(config: UNetConfig | BandDenoiserConfig, x: Array, noise: Array) -> None:
+    """`UserError` for noise levels that are not those of x [B, S, T, C]."""
+    expected = x.shape[:2] if config.per_track else x.shape[:1]
     if noise.shape != expected:
         raise UserError(f"noise levels of shape {noise.shape}, expected {expected}")
 
