@@ -20,5 +20,6 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         model=dict(objective="masked", layout="parallel", positions="none", conv_kernel=5),
         masking=dict(steps=(8, 1), finer=True),
         data=dict(seconds=5.0, batch_size=4),
+        optimizer=dict(learning_rate=1e-3),
         train={},
     )

@@ -21,6 +21,10 @@ from mgen.typing import Array, Float
 
 POSITIONS = ("rotary", "relative", "relative_key", "none")
 CONV_NORMS = ("layer", "batch")
+# Of what each sub-layer adds: a block begins as its last norm. Begun otherwise, the norms behind
+# the blocks leave little of what differs between frames, and masked models stay at what all
+# frames share.
+SILENT = nn.initializers.zeros
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -128,7 +132,9 @@ class RelativeAttention(nn.Module):
         if bias is not None:
             bias = by_position(bias) * width**-0.5
         out = jax.nn.dot_product_attention(content, key, value, bias=bias)
-        return nn.DenseGeneral(x.shape[-1], axis=(-2, -1), dtype=config.dtype, name="out")(out)
+        return nn.DenseGeneral(
+            x.shape[-1], axis=(-2, -1), dtype=config.dtype, kernel_init=SILENT, name="out"
+        )(out)
 
 
 class DepthwiseConv(nn.Module):
@@ -144,7 +150,9 @@ class DepthwiseConv(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
         size, length = self.kernel_size, x.shape[1]
-        init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform", in_axis=0, out_axis=())
+        init = nn.initializers.variance_scaling(
+            1 / 3, "fan_in", "uniform", in_axis=0, out_axis=(), batch_axis=1
+        )
         kernel = self.param("kernel", init, (size, x.shape[-1])).astype(self.dtype)
         left = size - 1 if self.causal else size // 2
         padded = jnp.pad(x.astype(self.dtype), ((0, 0), (left, size - 1 - left), (0, 0)))
@@ -190,7 +198,7 @@ class ConvModule(nn.Module):
         else:
             x = make_norm(config, "depthwise_norm")(x)
         x = ACTIVATIONS[config.activation](x)
-        return nn.Dense(config.dim, name="pointwise_out", **dense)(x)
+        return nn.Dense(config.dim, name="pointwise_out", kernel_init=SILENT, **dense)(x)
 
 
 def make_norm(config: ConformerConfig, name: str) -> nn.LayerNorm:
@@ -217,7 +225,9 @@ class ConformerBlock(nn.Module):
             hidden = make_norm(config, f"{name}_norm")(x)
             hidden = nn.Dense(config.ff, dtype=config.dtype, name=f"{name}_in")(hidden)
             hidden = ACTIVATIONS[config.activation](hidden)
-            hidden = nn.Dense(config.dim, dtype=config.dtype, name=f"{name}_out")(hidden)
+            hidden = nn.Dense(
+                config.dim, dtype=config.dtype, kernel_init=SILENT, name=f"{name}_out"
+            )(hidden)
             return x + 0.5 * drop(hidden)
 
         x = feed_forward(x, "ff1")
