@@ -24,6 +24,7 @@ _MODELS = [
     flags.DEFINE_string("semantic", "", "Workdir of an encoder, for audio prompts."),
     flags.DEFINE_string("style_model", "", "Workdir of an encoder, for MusicGen-Style."),
     flags.DEFINE_string("melody_model", "", "Workdir of a melody embedding, for melodies."),
+    flags.DEFINE_bool("int8", False, "Weights of the language models as int8."),
 ]
 for _name in ("semantic", "style", "melody"):
     _MODELS.append(flags.DEFINE_string(f"{_name}_codebook", "", "Its codebook."))
@@ -52,8 +53,7 @@ def main(argv: list[str]) -> None:
     about = cli.flag_values(main) | {"models": model.about, "speed": watch.speed(seconds)}
     context = model.encoders.context(asked) if asked.context_stems else None
     paths = clips.write_batch(_OUT.value, made, model.sample_rate, about, _LOUDNESS.value, context)
-    print(*paths, sep="\n")
-    print(watch.describe(seconds))
+    print(*paths, watch.describe(seconds), sep="\n")
 
 
 if __name__ == "__main__":

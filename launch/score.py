@@ -27,6 +27,7 @@ _OPTIONS = [
     flags.DEFINE_integer("batch", 8, "Clips at once.", lower_bound=1),
     flags.DEFINE_integer("seed", 0, "Seed of the first clip."),
 ]
+_INT8 = flags.DEFINE_bool("int8", False, "Weights of the language models as int8.")
 _GUIDANCE = flags.DEFINE_float("guidance", 3.0, "Scale of classifier-free guidance; 1: off.")
 
 
@@ -38,7 +39,7 @@ def main(argv: list[str]) -> None:
 
     options = consistency.Options(**{flag.name: flag.value for flag in _OPTIONS})
     source = open_records(_DATASET.value, _SPLIT.value)
-    model = chain.load(_LM.value, _CODEC.value, _JOINT.value)
+    model = chain.load(_LM.value, _CODEC.value, _JOINT.value, int8=_INT8.value)
     # Of pieces as the joint embedding heard them in training.
     _, joint = chain.load_joint(_JOINT.value)
     player = RenderConfig(sample_rate=model.sample_rate, **joint.config.data.render)

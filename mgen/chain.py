@@ -205,8 +205,10 @@ def load(
     melody_model: str | Path = "",
     melody_codebook: str | Path = "",
     text_encoder: str | Path = "",
+    int8: bool = False,
 ) -> Chain:
-    """From workdirs; `UserError` where the tokens were made by other models."""
+    """From workdirs; with `int8` weights of the language models, if asked. `UserError` where the
+    tokens were made by other models."""
     loaded = [load_stage(workdir) for workdir in lms]
     frozen, codec_trained = load_codec(codec)
     own = {"codec": codec_trained.fingerprint}
@@ -245,4 +247,5 @@ def load(
                 )
     own |= {f"lm_{i}": trained.fingerprint for i, (_, trained) in enumerate(loaded)}
     encoders = Encoders(codec=frozen, **parts)
-    return Chain(tuple(stage for stage, _ in loaded), encoders, own)
+    stages = (stage.int8() if int8 else stage for stage, _ in loaded)
+    return Chain(tuple(stages), encoders, own)

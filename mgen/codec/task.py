@@ -25,7 +25,7 @@ from mgen.codec.model import Codec, CodecConfig, CodecOutput, init_codec
 from mgen.errors import UserError
 from mgen.metrics.audio import mel_distance, si_sdr
 from mgen.train import optim, task
-from mgen.train.state import TrainState, ema_update
+from mgen.train.state import TrainState, ema_init, ema_update
 from mgen.typing import Array, Batch, Key, Metrics, Params
 
 RNG_STREAMS = ("codebook", "dropout", "sample")
@@ -124,11 +124,14 @@ class Task(task.Task):
     def init(self, key: Key) -> TrainState:
         generator_key, discriminator_key = jax.random.split(key)
         variables = self.init_variables(generator_key)
-        params = {"generator": variables.pop("params")}
+        kept = functools.partial(optim.kept, self.config.optim)
+        params = {"generator": kept(variables.pop("params"))}
         opt_state = {"generator": self.optimizer.init(params["generator"])}
         if self.adversarial:
             audio = jnp.zeros(self.batch_spec(1)["audio"].shape)
-            params["discriminator"] = self.discriminator.init(discriminator_key, audio)["params"]
+            params["discriminator"] = kept(
+                self.discriminator.init(discriminator_key, audio)["params"]
+            )
             opt_state["discriminator"] = self.optimizer_d.init(params["discriminator"])
         if self.config.loss.balancer.enabled:
             names = [n for n in loss.AUDIO_TERMS if self.config.loss[n].weight]
@@ -138,8 +141,7 @@ class Task(task.Task):
             params=params,
             opt_state=opt_state,
             variables=variables,
-            # A copy: the state is donated, and one buffer cannot be donated twice.
-            ema=jax.tree.map(jnp.copy, params["generator"]) if self.config.optim.ema else None,
+            ema=ema_init(params["generator"]) if self.config.optim.ema else None,
         )
 
     def train_step(self, state: TrainState, batch: Batch, key: Key) -> tuple[TrainState, Metrics]:

@@ -9,6 +9,7 @@ from the embedding to the logits. The cache is one array a layer, [B, G, C, hd],
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,12 +25,13 @@ from mgen.nn.transformer import ACTIVATIONS, TransformerConfig
 from mgen.typing import Array, Bool, Float, Int, Params
 
 Cache = list[dict[str, Array]]
-Matrix = dict[str, Array]  # "w" [out, in], and "b" [out, 1] where there is a bias
+# "w" [out, in], "b" [out, 1] where there is a bias, "scale" [out, 1] where w is int8.
+Matrix = dict[str, Array]
 
 
 def arrange(config: LMConfig, params: Params) -> Params:
     """Weights of `LM` (scanned or not) as decoding reads them; float32."""
-    params = unstack_layers(params)
+    params = jax.tree.map(lambda x: x.astype(jnp.float32), unstack_layers(params))
     weights = {
         name: value["embedding"]
         for name, value in params.items()
@@ -86,12 +88,36 @@ def _matrix(*layers: Params, inputs: int = 1) -> Matrix:
     return out
 
 
+def quantized(weights: Params) -> Params:
+    """Weights of `arrange` with every matrix as int8 (Dettmers et al. 2022, "LLM.int8()", section
+    2.1, of weights alone): w is about "w" * "scale", each output row's largest entry 127.
+
+    A quarter of the bytes of float32; embeddings, norms and biases stay as they are.
+    """
+
+    def quantize(node: Any) -> Any:
+        if isinstance(node, list):
+            return [quantize(item) for item in node]
+        if not isinstance(node, dict):
+            return node
+        if "w" not in node:
+            return {name: quantize(item) for name, item in node.items()}
+        scale = jnp.abs(node["w"]).max(axis=1, keepdims=True) / 127.0
+        # A row of zeros has no scale.
+        whole = jnp.round(node["w"] / jnp.where(scale > 0, scale, 1.0))
+        return node | {"w": whole.astype(jnp.int8), "scale": scale}
+
+    return quantize(weights)
+
+
 def _norm(layer: Params) -> Params:
     return {name: value[:, None] for name, value in layer.items()}
 
 
 def linear(matrix: Matrix, x: Float[Array, "D N"]) -> Float[Array, "E N"]:
-    y = matrix["w"] @ x
+    y = matrix["w"].astype(x.dtype) @ x
+    if "scale" in matrix:
+        y = y * matrix["scale"]
     return y + matrix["b"] if "b" in matrix else y
 
 

@@ -39,6 +39,10 @@ class FrozenLM:
         """From the parameters of `LM`, scanned or not."""
         return cls(config, jax.jit(decode.arrange, static_argnums=0)(config, params))
 
+    def int8(self) -> "FrozenLM":
+        """The model with int8 matrices, see `decode.quantized`."""
+        return FrozenLM(self.config, jax.jit(decode.quantized)(self.weights))
+
     def generate(
         self,
         *,

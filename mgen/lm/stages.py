@@ -82,6 +82,13 @@ class FrozenStage:
             config.data.text_length,
         )
 
+    def int8(self) -> "FrozenStage":
+        """The stage with int8 weights; `UserError` for a masked model, whose few passes are bound
+        by operations, not by reading weights."""
+        if isinstance(self.lm, FrozenMasked):
+            raise UserError("--int8: a masked model has no int8 weights, expected objective 'next'")
+        return dataclasses.replace(self, lm=self.lm.int8())
+
     @property
     def reads(self) -> frozenset[str]:
         """Streams that it is conditioned on, "attributes" where it knows classes."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import orbax.checkpoint as ocp
 from absl import logging
@@ -196,7 +197,8 @@ def load_state(workdir: str | Path, family: str | None = None) -> tuple[Task, Tr
 def load_trained(workdir: str | Path, family: str | None = None) -> Trained:
     """What inference needs of a workdir; errors as `load_state`."""
     task, state = load_state(workdir, family)
-    params = task.generator_params(state)
+    # Inference computes in float32, whatever training kept them in.
+    params = jax.tree.map(lambda x: x.astype(jnp.float32), task.generator_params(state))
     return Trained(
         workdir=Path(workdir),
         step=int(state.step),

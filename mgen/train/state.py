@@ -4,6 +4,7 @@ from typing import Any
 
 import flax.struct
 import jax
+import jax.numpy as jnp
 
 from mgen.typing import Array, Params
 
@@ -34,10 +35,16 @@ class TrainState:
         return self.params if self.ema is None else self.ema
 
 
+def ema_init(params: Params) -> Params:
+    """The average of one state, float32. A copy: the state is donated, and one buffer cannot be
+    donated twice."""
+    return jax.tree.map(lambda x: jnp.array(x, jnp.float32, copy=True), params)
+
+
 def ema_update(ema: Params | None, params: Params, decay: float, step: Array) -> Params | None:
     """ema <- d ema + (1 - d) params with d = min(decay, (1 + step) / (10 + step)), so that early
     averages forget the init."""
     if ema is None:
         return None
-    d = jax.numpy.minimum(decay, (1.0 + step) / (10.0 + step))
+    d = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
     return jax.tree.map(lambda e, p: e + (1.0 - d).astype(e.dtype) * (p - e), ema, params)

@@ -13,7 +13,7 @@ import optax
 
 from mgen.errors import UserError
 from mgen.train import optim
-from mgen.train.state import TrainState, ema_update
+from mgen.train.state import TrainState, ema_init, ema_update
 from mgen.typing import Array, Batch, Key, Metrics, Params
 
 
@@ -93,14 +93,13 @@ class Task(abc.ABC):
 
     def init(self, key: Key) -> TrainState:
         variables = flax.core.unfreeze(self.init_variables(key))
-        params = variables.pop("params")
+        params = optim.kept(self.config.optim, variables.pop("params"))
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,
             opt_state=self.optimizer.init(params),
             variables=variables,
-            # A copy: the state is donated, and one buffer cannot be donated twice.
-            ema=jax.tree.map(jnp.copy, params) if self.config.optim.ema else None,
+            ema=ema_init(params) if self.config.optim.ema else None,
         )
 
     def warm_start(self, state: TrainState) -> TrainState:

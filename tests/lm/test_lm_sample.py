@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mgen.errors import UserError
-from mgen.lm import filters, sample
+from mgen.lm import decode, filters, sample
 from mgen.lm.condition import Condition, absent
 from mgen.lm.filters import SamplingConfig
 from mgen.lm.model import LM
@@ -113,6 +113,35 @@ def test_chunks_are_what_comes_in_the_end(model, condition, codes):
     for chunk in chunks:
         np.testing.assert_array_equal(chunk, codes[:, : chunk.shape[1]])
     assert chunks[-1].shape == codes.shape
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.floats(-6, 6))
+def test_int8_is_off_by_half_a_step_at_most(seed, level):
+    w = np.random.default_rng(seed).standard_normal((5, 9), np.float32) * np.float32(10**level)
+    w[2] = 0.0
+    made = decode.quantized({"layers": [{"ff_in": {"w": jnp.asarray(w)}}], "embed": w})
+    matrix = made["layers"][0]["ff_in"]
+    assert matrix["w"].dtype == jnp.int8 and made["embed"] is w
+    error = np.abs(np.asarray(matrix["w"]) * np.asarray(matrix["scale"]) - w)
+    assert np.all(error <= 0.5001 * np.abs(w).max(axis=1, keepdims=True) / 127)
+
+
+def test_int8_weights_give_the_logits_of_their_values(case, condition, model):
+    """Each product by int8 weights is that by the values that they stand for."""
+
+    def values(node):
+        if isinstance(node, list):
+            return [values(item) for item in node]
+        if not isinstance(node, dict) or "w" not in node:
+            return {k: values(v) for k, v in node.items()} if isinstance(node, dict) else node
+        return {k: v for k, v in node.items() if k != "scale"} | {"w": node["w"] * node["scale"]}
+
+    whole = model.int8()
+    assert jax.tree.structure(whole.weights) != jax.tree.structure(model.weights)
+    same = dataclasses.replace(whole, weights=values(whole.weights))
+    given = dict(frames=FRAMES, seeds=SEEDS, condition=condition, sampling=GUIDED)
+    np.testing.assert_array_equal(whole.generate(**given), same.generate(**given))
 
 
 def test_variants_are_guidance_by_several_conditions(case, condition, run, codes):

@@ -31,6 +31,32 @@ def random_batch(task, seed=0):
     return batch
 
 
+def learned(config, **optimizer):
+    """What 40 steps on one batch lead to: task, batch, state, losses, last metrics."""
+    fields = dict(learning_rate=3e-3, schedule="constant", warmup=0, ema=0.0) | optimizer
+    config.optim.update(fields)
+    task = Task(config)
+    batch = random_batch(task)
+    state = jax.jit(task.init)(jax.random.key(0))
+    step = jax.jit(task.train_step)
+    losses = []
+    for i in range(40):
+        state, metrics = step(state, batch, jax.random.key(i))
+        losses.append(float(metrics["cross_entropy"]))
+    return task, batch, state, losses, metrics
+
+
+def test_parameters_of_bfloat16_learn_and_their_average_is_finer():
+    _, _, state, losses, _ = learned(config_of("tiny_musicgen"), params="bfloat16", ema=0.9)
+    assert {x.dtype for x in jax.tree.leaves(state.params)} == {jnp.dtype(jnp.bfloat16)}
+    moments = jax.tree.leaves(state.opt_state.inner)
+    assert {x.dtype for x in moments + jax.tree.leaves(state.ema)} == {
+        jnp.dtype(jnp.float32),
+        jnp.dtype(jnp.int32),
+    }
+    assert losses[-1] < 0.5 * losses[0]
+
+
 @pytest.mark.parametrize(
     "name, arg",
     [
@@ -47,16 +73,7 @@ def random_batch(task, seed=0):
     ],
 )
 def test_smoke_config_learns_a_batch(name, arg):
-    config = config_of(name, arg)
-    config.optim.update(learning_rate=3e-3, schedule="constant", warmup=0, ema=0.0)
-    task = Task(config)
-    batch = random_batch(task)
-    state = jax.jit(task.init)(jax.random.key(0))
-    step = jax.jit(task.train_step)
-    losses = []
-    for i in range(40):
-        state, metrics = step(state, batch, jax.random.key(i))
-        losses.append(float(metrics["cross_entropy"]))
+    task, batch, state, losses, metrics = learned(config_of(name, arg))
     # At first near ln V, then towards the ln 3 of the three codes that occur.
     assert abs(losses[0] - np.log(task.lm_config.codebook_size)) < 1.0
     assert losses[-1] < 0.5 * losses[0]

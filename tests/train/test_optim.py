@@ -1,8 +1,13 @@
 """Schedules and optimisers against their formulas."""
 
+import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
+import optax
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mgen.train import optim
 
@@ -46,3 +51,49 @@ def test_weight_decay_leaves_vectors_alone_and_clip_bounds_the_norm():
     large = {"matrix": jnp.full((2, 2), 30.0), "bias": jnp.zeros(2)}
     updates, _ = clipped.update(large, clipped.init(params), params)
     assert float(jnp.linalg.norm(updates["matrix"])) == pytest.approx(1.0, rel=1e-5)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.floats(-1000.0, 1000.0, width=32), st.integers(0, 2**31 - 1))
+def test_rounding_lands_on_a_neighbour_and_is_right_on_average(value, seed):
+    count = 4096
+    x = jnp.full(count, value, jnp.float32)
+    rounded = np.asarray(optim.round_randomly(jax.random.key(seed), x)).astype(np.float64)
+    nearest = np.float32(value).astype(ml_dtypes.bfloat16)
+    step = float(np.abs(np.nextafter(nearest, ml_dtypes.bfloat16(np.inf)) - nearest))
+    # Below a power of two the steps are half as wide.
+    found = np.unique(rounded)
+    assert len(found) <= 2 and np.all(np.abs(found - value) < max(step, 2.0**-133))
+    if float(nearest) == value:
+        np.testing.assert_array_equal(found, [value])
+    # Six standard deviations of a mean of numbers a step apart.
+    assert abs(rounded.mean() - value) <= 6 * 0.5 * step / count**0.5
+
+
+def test_bfloat16_parameters_follow_small_updates_only_when_rounded_at_random():
+    """Steps of 1e-3 from 1 to 0.5, each a quarter of what rounding to the nearest keeps."""
+    target, start = 0.5, jnp.ones(64, jnp.bfloat16)
+
+    def end(name):
+        config = optim.default_config(name="sgd", b1=0.0, learning_rate=1e-3, params=name)
+        optimizer = optim.make_optimizer(config, 1000)
+
+        def step(carry, _):
+            params, state = carry
+            updates, state = optimizer.update(jnp.sign(params - target), state, params)
+            return (optax.apply_updates(params, updates), state), None
+
+        params = start.astype(jnp.bfloat16)
+        (params, _), _ = jax.lax.scan(step, (params, optimizer.init(params)), None, length=600)
+        assert params.dtype == jnp.bfloat16
+        return np.asarray(params, np.float32)
+
+    np.testing.assert_array_equal(end("float32"), 1.0)
+    # The walk's spread: 500 roundings, each of half a step of 2^-8 at most.
+    assert np.all(np.abs(end("bfloat16") - target) < 0.1)
+    assert abs(end("bfloat16").mean() - target) < 0.02
+
+
+def test_an_unknown_type_of_parameters_is_refused():
+    with pytest.raises(ValueError, match=r"optim\.params is 'int8'"):
+        optim.make_optimizer(optim.default_config(params="int8"), 10)
