@@ -2,6 +2,9 @@
 
 mgen evaluate --workdir=out/codec --split=test --out=out/report
 mgen evaluate --workdir=out/lm --dataset=out/tokens --split=validation
+
+Several processes (as `mgen train` knows them) share batches and weights; what a model heard is
+written where there is one.
 """
 
 import sys
@@ -20,36 +23,26 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run.", req
 _DATASET = flags.DEFINE_string("dataset", "", "Prepared dataset; the one of training by default.")
 _SPLIT = flags.DEFINE_string("split", "test", "Split of the dataset.")
 _BATCHES = flags.DEFINE_integer("batches", 16, "At most that many batches.", lower_bound=1)
+_MESH = flags.DEFINE_string("mesh", "data=-1", "Devices, as train.mesh has them.")
 _OUT = flags.DEFINE_string("out", "", "Folder for report.json, audio and pictures.")
 
 
 def main(argv: list[str]) -> None:
     del argv
-    from mgen import clips, tree
-    from mgen.inputs import pipeline
-    from mgen.sharding import mesh
-    from mgen.train import checkpoint, loop
+    from mgen import clips
+    from mgen.sharding import hosts
+    from mgen.train import evaluation
 
-    task, state = checkpoint.load_state(_WORKDIR.value)
-    config = task.config
-    config.data.dataset = _DATASET.value or config.data.dataset
-
-    def make_data(split: str, train: bool) -> pipeline.Iterator:
-        return pipeline.make_iterator(config.data, split=split, seed=config.seed, train=train)
-
-    compiled = loop.CompiledSteps(task, mesh.make_mesh())
-    key = jax.random.key(config.seed)
-    data = make_data(_SPLIT.value, train=False)
-    report, first = loop.evaluate(compiled, state, data, _BATCHES.value, key)
-    report |= task.baseline(
-        make_data(config.data.train_split, train=True), make_data(_SPLIT.value, train=False)
-    )
-    report["parameters"] = tree.size(task.generator_params(state))
+    hosts.initialize()
+    what = (_DATASET.value, _SPLIT.value, _BATCHES.value, _MESH.value)
+    report, summaries = evaluation.of_workdir(_WORKDIR.value, *what, listen=bool(_OUT.value))
+    if jax.process_index():
+        return
     for name, value in sorted(report.items()):
         print(f"{name:32} {value:.4g}")
     if _OUT.value:
         folder = clips.make_folder(_OUT.value)
-        clips.write_summaries(folder, task.summaries(state, first, key))
+        clips.write_summaries(folder, summaries)
         (folder / "report.json").write_text(json.dumps(report, indent=2, sort_keys=True) + "\n")
 
 

@@ -29,8 +29,8 @@ for _name, _flag in _FIT.items():
 _SPLITS = flags.DEFINE_list("splits", "train,validation,test", "Splits to tokenize.")
 _OPTIONS = [
     flags.DEFINE_integer("num_shards", 4, "Files a split.", 1),
-    flags.DEFINE_integer("shard_index", 0, "This worker.", 0),
-    flags.DEFINE_integer("shard_count", 1, "Number of workers.", 1),
+    flags.DEFINE_integer("shard_index", None, "This worker; of its launcher by default.", 0),
+    flags.DEFINE_integer("shard_count", None, "Workers; those started together by default.", 1),
     flags.DEFINE_integer("renders", 1, "Performances of each score, each with its own seed.", 1),
     flags.DEFINE_float("max_seconds", 60.0, "Of each piece, from its start.", 1.0),
     flags.DEFINE_integer("seed", 0, "Seed of the first performance."),
@@ -43,10 +43,12 @@ _BEAM_OPTIONS = flags.DEFINE_string("beam_options", "", "Passed on to Beam: '--a
 def main(argv: list[str]) -> None:
     del argv
     from mgen import tokenize, tokenize_beam
+    from mgen.sharding import hosts
 
     models = tokenize.Models(**{flag.name: flag.value for flag in _MODELS})
-    options = {flag.name: flag.value for flag in (_DATASET, _OUT, *_OPTIONS)}
-    job = tokenize.Job(splits=tuple(_SPLITS.value), **options)
+    own = dict(zip(("shard_index", "shard_count"), (0, 1) if _RUNNER.value else hosts.part()))
+    given = own | {f.name: f.value for f in (_DATASET, _OUT, *_OPTIONS) if f.value is not None}
+    job = tokenize.Job(splits=tuple(_SPLITS.value), **given)
     if _RUNNER.value:
         print(tokenize_beam.run(models, job, _RUNNER.value, _BEAM_OPTIONS.value))
     else:

@@ -37,6 +37,27 @@ def initialize(environment: Mapping[str, str] = os.environ) -> None:
         jax.distributed.initialize()
 
 
+# Number and count of the processes, as launchers of them write it.
+PARTS = (
+    OWN[2:0:-1],
+    ("SLURM_PROCID", "SLURM_NTASKS"),
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+)
+
+
+def part(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
+    """This process's number among those that were started together, and how many they are, for work
+    that is shared without a word between them; (0, 1) where it is alone."""
+    for names in PARTS:
+        found = [environment.get(name, "") for name in names]
+        if all(value.isdigit() for value in found):
+            return int(found[0]), int(found[1])
+    workers, number = environment.get(WORKERS, ""), environment.get("TPU_WORKER_ID", "")
+    if "," in workers and number.isdigit():
+        return int(number), len(workers.split(","))
+    return 0, 1
+
+
 def several(environment: Mapping[str, str]) -> bool:
     """Whether a launcher started more processes than this one."""
     sizes = (environment.get(name, "1") for name in SIZES)

@@ -118,6 +118,15 @@ def _axes(name: str, shape: tuple[int, ...], mesh: Mesh) -> list[str | None]:
     return axes
 
 
+def placed(mesh: Mesh, state: PyTree) -> PyTree:
+    """ShapeDtypeStructs of `state` with their shardings."""
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        state,
+        state_sharding(mesh, state),
+    )
+
+
 class OnMesh:
     """A jitted function that is traced with a mesh set, for `constrain`."""
 

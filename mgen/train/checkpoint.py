@@ -19,10 +19,12 @@ import orbax.checkpoint as ocp
 from absl import logging
 from grain import checkpoint as grain_checkpoint
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 from orbax.checkpoint import checkpoint_managers as managers
 
 from mgen import manifest, tree
 from mgen.errors import UserError
+from mgen.sharding import mesh as mesh_lib
 from mgen.train.state import TrainState
 from mgen.train.task import Task
 from mgen.typing import Params
@@ -175,8 +177,10 @@ def make_task(config: ml_collections.ConfigDict) -> Task:
     return module.Task(config)
 
 
-def load_state(workdir: str | Path, family: str | None = None) -> tuple[Task, TrainState]:
-    """The task and the latest state of a workdir of `launch/train.py`.
+def load_state(
+    workdir: str | Path, family: str | None = None, mesh: Mesh | None = None
+) -> tuple[Task, TrainState]:
+    """The task and the latest state of a workdir of `launch/train.py`; split over a mesh, if given.
 
     `UserError` where it is no such folder, of another family, or holds no readable checkpoint.
     """
@@ -191,7 +195,8 @@ def load_state(workdir: str | Path, family: str | None = None) -> tuple[Task, Tr
             f"{workdir}: its config does not fit this version of mgen ({error})"
         ) from error
     with contextlib.closing(Checkpoints(workdir)) as checkpoints:
-        return task, checkpoints.restore(jax.eval_shape(task.init, jax.random.key(0)))
+        like = jax.eval_shape(task.init, jax.random.key(0))
+        return task, checkpoints.restore(like if mesh is None else mesh_lib.placed(mesh, like))
 
 
 def load_trained(workdir: str | Path, family: str | None = None) -> Trained:

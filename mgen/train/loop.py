@@ -145,7 +145,7 @@ class CompiledSteps:
     """A task's functions jitted with their shardings on a mesh; `train` donates its state."""
 
     def __init__(self, task: Task, mesh: Mesh):
-        self.task = task
+        self.task, self.mesh = task, mesh
         self.abstract = jax.eval_shape(task.init, jax.random.key(0))
         self.state_sharding = mesh_lib.state_sharding(mesh, self.abstract)
         self.batch_sharding = {
@@ -204,11 +204,7 @@ def initial_state(
     iterator: Iterator[Batch],
 ) -> TrainState:
     """The state to start from: own checkpoint, then `resume`, then `init_from`, then scratch."""
-    like = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        compiled.abstract,
-        compiled.state_sharding,
-    )
+    like = mesh_lib.placed(compiled.mesh, compiled.abstract)
     if checkpoints.latest_step() is not None:
         return checkpoints.restore(like, iterator)
     if config.train.resume:

@@ -110,7 +110,7 @@ def kept_as(config: ml_collections.ConfigDict) -> jnp.dtype:
 class RoundingState(NamedTuple):
     """Updates done, and the state of the optimiser that is wrapped, in float32."""
 
-    count: Array
+    done: Array
     inner: Any
 
 
@@ -133,11 +133,11 @@ def stochastic_rounding(inner: optax.GradientTransformation) -> optax.GradientTr
         before = _float32(params)
         moves, inner_state = inner.update(_float32(grads), state.inner, before)
         leaves, structure = jax.tree.flatten(jax.tree.map(jnp.add, before, moves))
-        keys = jax.random.split(jax.random.fold_in(jax.random.key(0), state.count), len(leaves))
+        keys = jax.random.split(jax.random.fold_in(jax.random.key(0), state.done), len(leaves))
         rounded = jax.tree.unflatten(structure, map(round_randomly, keys, leaves))
         # `optax.apply_updates` adds in float32: the sum is the rounded value again.
         updates = jax.tree.map(jnp.subtract, _float32(rounded), before)
-        return updates, RoundingState(state.count + 1, inner_state)
+        return updates, RoundingState(state.done + 1, inner_state)
 
     return optax.GradientTransformation(init, update)
 

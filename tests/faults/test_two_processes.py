@@ -1,6 +1,7 @@
 """Two processes as one run: they train, save together when one is told to end, and go on as
 another number of processes on another mesh."""
 
+import json
 import os
 import signal
 import time
@@ -47,6 +48,26 @@ def test_two_processes_train_and_one_goes_on_elsewhere(together, scores, tmp_pat
     assert int(whole.step) == 6
     leaves = jax.tree.leaves(jax.tree.map(lambda a, b: np.any(a != b), half.params, whole.params))
     assert any(leaves) and all(np.isfinite(x).all() for x in jax.tree.leaves(whole.params))
+    two_processes_do_what_one_does(together, scores, workdir, tmp_path)
+
+
+def two_processes_do_what_one_does(together, scores, codec, tmp_path):
+    """Evaluation to the last bits, tokens to the byte."""
+    reports, files = [], []
+    for count, mesh in ((1, "data=2"), (2, "data=2,fsdp=2")):
+        out = tmp_path / f"by_{count}"
+        given = (f"--workdir={codec}", "--split=train", "--batches=2", f"--mesh={mesh}")
+        finish(together(count, "evaluate", *given, f"--out={out}"))
+        reports.append(json.loads((out / "report.json").read_text()))
+        folder = tmp_path / f"tokens_by_{count}"
+        given = (f"--codec={codec}", f"--dataset={scores}", "--max_seconds=2", "--splits=train")
+        finish(together(count, "tokenize", *given, f"--out={folder}"))
+        files.append({path.name: path.read_bytes() for path in folder.iterdir()})
+    assert reports[0].keys() == reports[1].keys() and "loss" in reports[0]
+    for name, value in reports[0].items():
+        # Float32 means in another order.
+        assert reports[1][name] == pytest.approx(value, rel=1e-4, abs=1e-5), name
+    assert len(files[0]) > 8 and files[0] == files[1]
 
 
 @pytest.mark.slow

@@ -22,6 +22,22 @@ def test_launchers_of_several_processes_are_known(environment, expected):
     assert hosts.several(environment) == expected
 
 
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, (0, 1)),
+        ({"MGEN_PROCESS": "1", "MGEN_PROCESSES": "3", "SLURM_PROCID": "0"}, (1, 3)),
+        ({"SLURM_PROCID": "5", "SLURM_NTASKS": "16"}, (5, 16)),
+        ({"SLURM_NTASKS": "16"}, (0, 1)),  # of `sbatch`, outside of `srun`
+        ({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"}, (1, 2)),
+        ({"TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"}, (0, 1)),
+        ({"TPU_WORKER_HOSTNAMES": "a,b,c", "TPU_WORKER_ID": "2"}, (2, 3)),
+    ],
+)
+def test_every_process_knows_its_part(environment, expected):
+    assert hosts.part(environment) == expected
+
+
 def test_half_of_the_settings_is_refused():
     with pytest.raises(UserError, match="MGEN_PROCESS: missing beside"):
         hosts.initialize({"MGEN_COORDINATOR": "a:1", "MGEN_PROCESSES": "2"})
