@@ -2,8 +2,7 @@
 ones (DAC).
 
 Level k quantises what levels 0..k-1 left over:  r_0 = z,  c_k = argmin_j |r_k - e_kj|,  r_{k+1} =
-r_k - e_k[c_k]. Levels run in `lax.scan` (unrolled they take a minute to compile); distances are
-float32, and the smallest one is returned, so that no compiler lowers their precision.
+r_k - e_k[c_k]. Levels run in `lax.scan` (unrolled they take a minute to compile).
 """
 
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from mgen.codec.config import CodecConfig
-from mgen.nn.cluster import assignment_sums, nearest
+from mgen.nn.cluster import assignment_sums, nearest, residual_codes
 from mgen.nn.norm import weight_norm
 from mgen.typing import Array, Float, Int, Key
 
@@ -114,13 +113,9 @@ class ResidualVQ(nn.Module):
     def encode(self, latents: Float[Array, "B F D"], num_codebooks: int | None = None) -> Array:
         """Codes int32 [B, F, k] of the first `num_codebooks` levels (all by default)."""
 
-        def level(residual: Array, embedding: Array) -> tuple[Array, tuple[Array, Array]]:
-            codes, distance = nearest(residual, embedding)
-            return residual - embedding[codes], (codes, distance)
-
         rows = latents.reshape(-1, latents.shape[-1]).astype(jnp.float32)
-        _, (codes, _) = jax.lax.scan(level, rows, self.embedding.value[:num_codebooks])
-        return codes.T.reshape(*latents.shape[:2], -1)
+        codes, _ = residual_codes(rows, self.embedding.value[:num_codebooks])
+        return codes.reshape(*latents.shape[:2], -1)
 
     def decode(self, codes: Int[Array, "B F k"]) -> Float[Array, "B F D"]:
         """Sum of the codebook vectors of the levels given."""
@@ -288,12 +283,12 @@ class FactorizedRVQ(nn.Module):
     def encode(self, latents: Float[Array, "B F D"], num_codebooks: int | None = None) -> Array:
         """Codes int32 [B, F, k] of the first `num_codebooks` levels (all by default)."""
 
-        def level(residual: Array, params: dict) -> tuple[Array, tuple[Array, Array]]:
-            _, codes, distance, vectors = _project_and_match(residual, params)
-            return residual - _project_out(vectors, params), (codes, distance)
+        def level(residual: Array, params: dict) -> tuple[Array, Array]:
+            _, codes, _, vectors = _project_and_match(residual, params)
+            return residual - _project_out(vectors, params), codes
 
         levels = jax.tree.map(lambda p: p[:num_codebooks], dict(self.levels))
-        _, (codes, _) = jax.lax.scan(level, latents.astype(jnp.float32), levels)
+        _, codes = jax.lax.scan(level, latents.astype(jnp.float32), levels)
         return jnp.moveaxis(codes, 0, -1)
 
     def decode(self, codes: Int[Array, "B F k"]) -> Float[Array, "B F D"]:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mgen.errors import UserError
+from mgen.nn.extrema import argmax
 from mgen.typing import Array, Float, Int
 
 
@@ -68,7 +69,7 @@ def sample_tokens(
     temperature = sampling["temperature"]
     noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:]))(keys)
     # argmax(l / t + g) = argmax(l + t g), which is the greedy choice at t = 0.
-    return jnp.argmax(logits + temperature * noise, axis=-1).astype(jnp.int32)
+    return argmax(logits + temperature * noise)
 
 
 def keep_likely(

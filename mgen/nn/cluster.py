@@ -1,5 +1,5 @@
 """Nearest neighbours and the sums of what was assigned to each: what vector quantisers and k-means
-have in common. Distances are float32 and are returned, so that no compiler lowers their precision.
+have in common. Distances are float32.
 """
 
 from collections.abc import Callable
@@ -7,6 +7,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from mgen.nn.extrema import argmin
 from mgen.typing import Array, Float, Int
 
 
@@ -28,8 +29,7 @@ def nearest(
 def _nearest(x: Array, codebook: Array) -> tuple[Array, Array]:
     products = jnp.matmul(x, codebook.T, precision=jax.lax.Precision.HIGHEST)
     distances = jnp.sum(jnp.square(codebook), axis=-1)[None] - 2.0 * products
-    codes = jnp.argmin(distances, axis=-1).astype(jnp.int32)
-    return codes, jnp.min(distances, axis=-1)
+    return argmin(distances)
 
 
 def _nearest_cpu(x: Array, codebook: Array) -> tuple[Array, Array]:
@@ -80,9 +80,9 @@ def _sums_by_product(size: int) -> Callable[[Array, Array, Array], tuple[Array, 
 def residual_codes(x: Float[Array, "N D"], codebooks: Float[Array, "K V D"]) -> tuple[Array, Array]:
     """Codes int32 [N, K] of residual quantisation and what is left of `x` [N, D] after it."""
 
-    def level(residual: Array, codebook: Array) -> tuple[Array, tuple[Array, Array]]:
-        codes, distance = nearest(residual, codebook)
-        return residual - codebook[codes], (codes, distance)
+    def level(residual: Array, codebook: Array) -> tuple[Array, Array]:
+        codes, _ = nearest(residual, codebook)
+        return residual - codebook[codes], codes
 
-    residual, (codes, _) = jax.lax.scan(level, x, codebooks)
+    residual, codes = jax.lax.scan(level, x, codebooks)
     return codes.T, residual

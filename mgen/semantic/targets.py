@@ -17,6 +17,7 @@ import numpy as np
 from mgen.audio import cqt as constant_q
 from mgen.errors import UserError
 from mgen.nn import cluster
+from mgen.nn.extrema import argmax
 from mgen.semantic.config import SemanticConfig, TargetConfig
 from mgen.semantic.frontend import log_mel
 from mgen.semantic.model import unit
@@ -107,10 +108,11 @@ def normalize_bins(patches: Float[Array, "B F W"], n_mels: int) -> Float[Array, 
 
 def random_projection(variables: Params, x: Float[Array, "B F W"]) -> Int[Array, "B F K"]:
     """Index of the code nearest in angle to each projection of x."""
-    projected = jnp.einsum("bfw,kwh->bfkh", x, variables["projection"])
+    exact = jax.lax.Precision.HIGHEST
+    projected = jnp.einsum("bfw,kwh->bfkh", x, variables["projection"], precision=exact)
     # The length of the projection changes no order.
-    scores = jnp.einsum("bfkh,kvh->bfkv", projected, variables["codebook"])
-    return jnp.argmax(scores, axis=-1).astype(jnp.int32)
+    scores = jnp.einsum("bfkh,kvh->bfkv", projected, variables["codebook"], precision=exact)
+    return argmax(scores)
 
 
 def residual_codes(
