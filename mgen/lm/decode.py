@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mgen.kernels.decode_attention import cached_attention, decode_attention
 from mgen.lm.condition import Condition
 from mgen.lm.config import LMConfig, rows
 from mgen.lm.model import inside, unstack_layers
-from mgen.nn.attention import cached_attention
 from mgen.nn.embed import RelativeBias, rope, sinusoidal, sum_rows, take_rows
 from mgen.nn.masks import visible
 from mgen.nn.transformer import ACTIVATIONS, TransformerConfig
@@ -326,12 +326,13 @@ def self_attention(
         "k": jax.lax.dynamic_update_slice(entry["k"], key, corner),
         "v": jax.lax.dynamic_update_slice(entry["v"], value, corner),
     }
-    if not isinstance(start, int):
-        key, value = entry["k"], entry["v"]
-    scale = stack.scale
-    if scale is not None:
-        query = query * (scale * width**0.5)
-    out = cached_attention(query, key, value, seen, bias)
+    if stack.scale is not None:
+        query = query * (stack.scale * width**0.5)
+    if isinstance(start, int):
+        out = cached_attention(query, key, value, seen, bias)
+    else:
+        filled = start + query.shape[2]
+        out = decode_attention(query, entry["k"], entry["v"], filled, seen, bias)
     return linear(layer["out"], merge_heads(out)), entry
 
 

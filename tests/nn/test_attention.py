@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mgen.kernels.decode_attention import cached_attention
 from mgen.nn import embed
-from mgen.nn.attention import Attention, cached_attention
+from mgen.nn.attention import Attention
 
 B, L, C, D = 2, 6, 5, 16
 
