@@ -10,7 +10,10 @@ import numpy as np
 from mgen.kernels.relative_attention import relative_attention
 from mgen.nn.embed import rope
 from mgen.nn.masks import visible
+from mgen.sharding.mesh import platform
 from mgen.typing import Array, Bool, Float, Int
+
+LONG = 256  # positions
 
 
 class Attention(nn.Module):
@@ -77,7 +80,9 @@ class Attention(nn.Module):
     def _attend(
         self, query: Array, key: Array, value: Array, mask: Array | None, bias: Array | None
     ) -> Float[Array, "B L H hd"]:
-        if bias is not None and mask is None:
+        # XLA's own for TPUs keeps the scores of all pairs; a kernel does not pay for few of them.
+        long = min(query.shape[1], key.shape[1]) >= LONG and platform() == "tpu"
+        if mask is None and (long or bias is not None):
             q, k, v = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
             scale = self.head_dim**-0.5 if self.scale is None else self.scale
             masks: Any = dict(causal=self.causal, window=self.window, sink=self.sink)

@@ -17,9 +17,9 @@ it, bytes in sizes of the cache (what the kernel reads of it not counted: F / C)
     8 x 8 heads of 128, 4096 long      1.05   0.00     1.11   0.00     1.05   0.00
 
 What is left is the tile of 128 positions that a new one is written into. Steps of MusicGen small to
-the end of 30 s, 16 sequences, on a v5e: temporaries of 0.9 GiB, where XLA asks for 15.9 and does not
-fit. Ragged paged attention (of JAX's own kernels) wants heads of 128 and knows no bias. No TPU has
-run any of this yet.
+the end of 30 s, 16 sequences, on a v5e: temporaries of 0.9 GiB, where XLA asks for 15.9 and does
+not fit. Ragged paged attention (of JAX's own kernels) wants heads of 128 and knows no bias. No TPU
+has run any of this yet.
 """
 
 import functools
