@@ -2,8 +2,9 @@
 
 SoundStorm against the two autoregressive acoustic stages of MusicLM that it stands in for: 12
 levels of 10 s from the same semantic tokens. A batch of ragged prompts against one where all are as
-long as the longest. Peak memory of two minutes, generated in windows, against that of half a
-minute, each in a process of its own: it must not grow with the length.
+long as the longest. Weights in int8 against float32. Peak memory of two minutes, generated in
+windows, against that of half a minute, each in a process of its own: it must not grow with the
+length.
 """
 
 import dataclasses
@@ -23,6 +24,7 @@ from mgen.launch.suites import kmeans
 from mgen.lm import stages
 from mgen.lm.filters import SamplingConfig
 from mgen.lm.masked import FrozenMasked
+from mgen.lm.sample import FrozenLM
 from mgen.lm.stages import Directions, FrozenStage, Timeline
 from mgen.train.checkpoint import make_task
 
@@ -57,7 +59,7 @@ GROWTH = 1.05  # times the short generation's peak memory, at most: allocation i
 
 def run(sizes: Sizes = FULL) -> list[dict[str, Any]]:
     """Rows {suite, case, unit, ours, peer, ratio}: passes, seconds, MiB; the lower the better."""
-    return [*_soundstorm(sizes), _ragged(sizes), _memory(sizes)]
+    return [*_soundstorm(sizes), _ragged(sizes), _int8(sizes), _memory(sizes)]
 
 
 def _row(case: str, unit: str, ours: float, peer: float) -> dict[str, Any]:
@@ -136,6 +138,16 @@ def _ragged(sizes: Sizes) -> dict[str, Any]:
         raise AssertionError(f"ragged prompts cost more than {RAGGED} of the longest: {medians}")
     case = f"{batch} prompts of {min(sizes.prompts)} to {longest} frames against all {longest}"
     return _row(case, "s", **medians)
+
+
+def _int8(sizes: Sizes) -> dict[str, Any]:
+    lm = _stage("musicgen_small", "", sizes, 30.0).lm
+
+    def work(lm: FrozenLM) -> Callable[[], None]:
+        return lambda: jax.block_until_ready(lm.generate(frames=sizes.frames, seeds=[0]))
+
+    medians = _alternate({"ours": work(lm.int8()), "peer": work(lm)}, sizes.turns)
+    return _row(f"int8 weights against float32, {sizes.frames} frames", "s", **medians)
 
 
 def _alternate(sides: dict[str, Callable[[], None]], turns: int) -> dict[str, float]:
