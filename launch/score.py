@@ -33,7 +33,7 @@ _GUIDANCE = flags.DEFINE_float("guidance", 3.0, "Scale of classifier-free guidan
 
 def main(argv: list[str]) -> None:
     del argv
-    from mgen import chain, clips, consistency, wish
+    from mgen import chain, clips, consistency, manifest, wish
     from mgen.inputs.records import open_records
     from mgen.inputs.render import RenderConfig
 
@@ -41,8 +41,8 @@ def main(argv: list[str]) -> None:
     source = open_records(_DATASET.value, _SPLIT.value)
     model = chain.load(_LM.value, _CODEC.value, _JOINT.value, int8=_INT8.value)
     # Of pieces as the joint embedding heard them in training.
-    _, joint = chain.load_joint(_JOINT.value)
-    player = RenderConfig(sample_rate=model.sample_rate, **joint.config.data.render)
+    render = manifest.read(_JOINT.value)["config"]["data"]["render"]
+    player = RenderConfig(sample_rate=model.sample_rate, **render)
     sampling = wish.sampling(len(_LM.value), guidance=_GUIDANCE.value)
     report = consistency.measure(model, source, player, sampling, options)
     for name, value in report.items():
