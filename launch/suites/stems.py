@@ -1,5 +1,5 @@
-"""MSDM's U-Net against audio-diffusion-pytorch's `UNet1d` at full width, and what sampling costs
-beyond the calls of its network.
+"""MSDM's U-Net against audio-diffusion-pytorch's `UNet1d` at full width, what sampling costs beyond
+the calls of its network, and a mix taken apart in latents against on the waveform.
 
 Both networks hold the same random float32 weights and read the same 65,536 samples of four stems,
 with as many threads as there are cores; the peer runs forward in inference mode. Their outputs and
@@ -16,16 +16,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mgen.configs.stems import tiny_msdm
+from mgen import tracks
+from mgen.codec.config import CodecConfig
+from mgen.codec.model import Codec, init_codec
+from mgen.configs.stems import tiny_latent, tiny_msdm
 from mgen.errors import UserError
 from mgen.interop import audio_diffusion
 from mgen.interop.audio_diffusion import FIELDS, FIXED
 from mgen.stems.config import UNetConfig
+from mgen.stems.latent_sample import LatentStems
 from mgen.stems.model import StemsConfig, init_params
 from mgen.stems.sample import FrozenStems
 from mgen.stems.separating import keys_of
 from mgen.stems.settings import SamplingConfig
 from mgen.stems.unet import UNet1d
+from mgen.train.checkpoint import make_task
 
 TURNS = 3
 # log(sigma) / 4 of the noise.
@@ -33,14 +38,17 @@ NOISE = -0.5
 
 
 class Sizes(NamedTuple):
-    """Width of the U-Net, samples that it reads, steps of the sampling."""
+    """Width of the U-Net, samples that it reads, steps of the sampling; seconds of the mix and
+    steps in which it is taken apart."""
 
     width: int = 256
     samples: int = 65536
     steps: int = 150
+    seconds: float = 60.0
+    separation: int = 20
 
 
-FULL, SMOKE = Sizes(), Sizes(128, 8192, 4)
+FULL, SMOKE = Sizes(), Sizes(128, 8192, 4, 3.0, 2)
 
 
 def run(sizes: Sizes = FULL) -> list[dict[str, Any]]:
@@ -52,7 +60,7 @@ def run(sizes: Sizes = FULL) -> list[dict[str, Any]]:
         raise UserError(f"stems: {error}; install the extra `parity`") from error
     torch.set_num_threads(os.cpu_count() or 1)
     torch.manual_seed(0)
-    width, samples, steps = sizes
+    width, samples, *_ = sizes
     shape = UNetConfig(width=width)
     released_fields = {theirs: getattr(shape, ours) for ours, theirs in FIELDS.items()}
     arguments = dict(
@@ -68,7 +76,7 @@ def run(sizes: Sizes = FULL) -> list[dict[str, Any]]:
     for case, *turns in zip(("forward", "forward+backward"), ours, peer):
         calls = (1 / seconds for seconds in _compare(*turns))
         rows.append(_row(f"{case}, UNet1d of width {width}, {samples} samples", "calls/s", *calls))
-    return [*rows, _overhead(steps)]
+    return [*rows, _overhead(sizes.steps), _latent(sizes.seconds, sizes.separation)]
 
 
 def _row(case: str, unit: str, ours: float, peer: float) -> dict[str, Any]:
@@ -152,3 +160,26 @@ def _overhead(steps: int) -> dict[str, Any]:
     (ours, peer), _ = _turns(scan, calls)
     case = f"sampling in {steps} steps, tiny_msdm, against {steps} calls of the network"
     return _row(case, "samplings/s", 1 / ours, 1 / peer)
+
+
+def _latent(seconds: float, steps: int) -> dict[str, Any]:
+    """Equal steps by the tiny models, untrained: of latents beside those of the mix, with the
+    codec, and of the waveform by MSDM's likelihood."""
+    latent = make_task(tiny_latent.get_config())
+    state = jax.jit(latent.init)(jax.random.key(0))
+    codec = CodecConfig.from_config(latent.config.codec.model)
+    weights = jax.jit(lambda key: init_codec(codec, key))(jax.random.key(1))
+    variables = state.variables | {"codec": weights}
+    ours = LatentStems.from_trained(latent.config, state.params, variables, Codec(codec))
+    config = tiny_msdm.get_config()
+    params = jax.jit(lambda key: init_params(StemsConfig.from_experiment(config), key))
+    peer = FrozenStems.from_trained(config, params(jax.random.key(0)), {})
+    mix = 0.1 * np.random.default_rng(0).standard_normal((1, int(16000 * seconds), 1), np.float32)
+
+    def run(model: Any, kind: str) -> Callable[[], Any]:
+        settings, _ = tracks.separation(model, kind, changes={"steps": steps})
+        return lambda: model.separate(mix, seeds=[0], **settings)
+
+    sides, _ = _turns(run(ours, "track"), run(peer, "dirac"))
+    case = f"{seconds:g} s taken apart in {steps} steps, tiny_latent against tiny_msdm"
+    return _row(case, "s of audio/s", *(seconds / side for side in sides))
