@@ -18,14 +18,15 @@ GUIDED = SamplingConfig(top_k=0, guidance=2.0)
 
 
 def frozen(name, arg="smoke"):
-    """An untrained stage; its window is 1 s."""
+    """An untrained stage, away from what is 0 at first; its window is 1 s."""
     config = importlib.import_module(f"configs.hierarchy.{name}").get_config(arg)
     state = jax.jit(Task(config).init)(jax.random.key(1))
     variables = state.variables
     if "joint" in variables:
         shape = variables["joint"]["codebook"].shape
         variables = {"joint": {"codebook": jax.random.normal(jax.random.key(2), shape)}}
-    params = jax.tree.map(lambda x: 3 * x, state.params)
+    rng = np.random.default_rng(4)
+    params = jax.tree.map(lambda x: 3 * x + 0.1 * rng.normal(size=x.shape), state.params)
     return FrozenStage.from_trained(config, params, variables)
 
 
