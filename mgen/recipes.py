@@ -173,7 +173,7 @@ def stems(work: Path, smoke: bool) -> Iterator[Command]:
     few = (
         ["--clips=2", "--batch=2", "--seconds=0.5", "--steps=2"]
         if smoke
-        else ["--steps=15", "--clips=16"]
+        else ["--steps=30", "--clips=16"]
     )
     out = work.parent / "scores"
     if not (out / "report.json").exists():
