@@ -44,8 +44,8 @@ class Sizes(NamedTuple):
     width: int = 256
     samples: int = 65536
     steps: int = 150
-    seconds: float = 60.0
-    separation: int = 20
+    seconds: float = 20.0
+    separation: int = 10
 
 
 FULL, SMOKE = Sizes(), Sizes(128, 8192, 4, 3.0, 2)
