@@ -29,9 +29,8 @@ _OUT = flags.DEFINE_string("out", "", "Folder for report.json, audio and picture
 
 def main(argv: list[str]) -> None:
     del argv
-    from mgen import clips
+    from mgen import clips, evaluation
     from mgen.sharding import hosts
-    from mgen.train import evaluation
 
     hosts.initialize()
     what = (_DATASET.value, _SPLIT.value, _BATCHES.value, _MESH.value)

@@ -21,7 +21,7 @@ from mgen.errors import UserError
 from mgen.progress import track
 from mgen.sharding import cost
 from mgen.sharding.chips import CHIPS, GIB, Chip
-from mgen.sharding.mesh import BATCH, OnMesh, make_mesh, replicated
+from mgen.sharding.mesh import BATCH, OnMesh, make_mesh, replicated, with_shardings
 from mgen.train.checkpoint import make_task
 from mgen.train.loop import CompiledSteps
 from mgen.train.task import Task
@@ -163,16 +163,9 @@ def _program(task: Task, mesh: Mesh, batch: int, program: str) -> tuple[Any, OnM
     everywhere = replicated(mesh)
     key = jax.eval_shape(lambda: jax.random.key(0))
 
-    def placed(specs: Any, shardings: Any) -> Any:
-        return jax.tree.map(
-            lambda leaf, own: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=own),
-            specs,
-            shardings,
-        )
-
-    state = placed(steps.abstract, steps.state_sharding)
-    data = placed(task.batch_spec(batch), steps.batch_sharding)
-    key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=everywhere)
+    state = with_shardings(steps.abstract, steps.state_sharding)
+    data = with_shardings(task.batch_spec(batch), steps.batch_sharding)
+    key = with_shardings(key, everywhere)
     if program == "train":
         return task.train_step, steps.train, (state, data, key)
     # What sampling does not read of the state, such as the optimiser's, takes no memory.

@@ -1,7 +1,10 @@
 """Settings of the whole test suite."""
 
+import functools
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -19,6 +22,8 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 import jax
 import pytest
 
+from mgen import cli
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
@@ -27,6 +32,35 @@ def forget_programs():
     """What one file compiled is of no use to the next, and would take gigabytes in the end."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture
+def run_python():
+    """Runs a program in a process of its own, with arguments and its environment changed, and gives
+    what it printed."""
+
+    def run(program, *arguments, **environment):
+        done = subprocess.run(
+            [sys.executable, "-c", program, *arguments],
+            capture_output=True, text=True, env=os.environ | environment,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture
+def compile_for_tpus(run_python):
+    """Runs a program that compiles for TPUs."""
+    pytest.importorskip("libtpu")
+    return functools.partial(run_python, **cli.COMPILE_ONLY)
+
+
+@pytest.fixture
+def run_on_four(run_python):
+    """Runs a program on four devices."""
+    return functools.partial(run_python, JAX_PLATFORMS="cpu", JAX_NUM_CPU_DEVICES="4")
 
 
 @pytest.fixture

@@ -95,19 +95,18 @@ def quantized(weights: Params) -> Params:
     A quarter of the bytes of float32; embeddings, norms and biases stay as they are.
     """
 
+    def matrix(node: Any) -> bool:
+        return isinstance(node, dict) and "w" in node
+
     def quantize(node: Any) -> Any:
-        if isinstance(node, list):
-            return [quantize(item) for item in node]
-        if not isinstance(node, dict):
+        if not matrix(node):
             return node
-        if "w" not in node:
-            return {name: quantize(item) for name, item in node.items()}
         scale = jnp.abs(node["w"]).max(axis=1, keepdims=True) / 127.0
         # A row of zeros has no scale.
         whole = jnp.round(node["w"] / jnp.where(scale > 0, scale, 1.0))
         return node | {"w": whole.astype(jnp.int8), "scale": scale}
 
-    return quantize(weights)
+    return jax.tree.map(quantize, weights, is_leaf=matrix)
 
 
 def _norm(layer: Params) -> Params:

@@ -39,7 +39,7 @@ def initialize(environment: Mapping[str, str] = os.environ) -> None:
 
 # Number and count of the processes, as launchers of them write it.
 PARTS = (
-    OWN[2:0:-1],
+    (OWN[2], OWN[1]),
     ("SLURM_PROCID", "SLURM_NTASKS"),
     ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
 )

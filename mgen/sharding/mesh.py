@@ -118,12 +118,12 @@ def _axes(name: str, shape: tuple[int, ...], mesh: Mesh) -> list[str | None]:
     return axes
 
 
-def placed(mesh: Mesh, state: PyTree) -> PyTree:
-    """ShapeDtypeStructs of `state` with their shardings."""
+def with_shardings(leaves: PyTree, shardings: PyTree) -> PyTree:
+    """ShapeDtypeStructs of arrays, or of others, each with its sharding."""
     return jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        state,
-        state_sharding(mesh, state),
+        lambda leaf, own: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=own),
+        leaves,
+        shardings,
     )
 
 

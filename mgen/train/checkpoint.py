@@ -196,7 +196,9 @@ def load_state(
         ) from error
     with contextlib.closing(Checkpoints(workdir)) as checkpoints:
         like = jax.eval_shape(task.init, jax.random.key(0))
-        return task, checkpoints.restore(like if mesh is None else mesh_lib.placed(mesh, like))
+        if mesh is not None:
+            like = mesh_lib.with_shardings(like, mesh_lib.state_sharding(mesh, like))
+        return task, checkpoints.restore(like)
 
 
 def load_trained(workdir: str | Path, family: str | None = None) -> Trained:

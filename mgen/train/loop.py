@@ -145,7 +145,7 @@ class CompiledSteps:
     """A task's functions jitted with their shardings on a mesh; `train` donates its state."""
 
     def __init__(self, task: Task, mesh: Mesh):
-        self.task, self.mesh = task, mesh
+        self.task = task
         self.abstract = jax.eval_shape(task.init, jax.random.key(0))
         self.state_sharding = mesh_lib.state_sharding(mesh, self.abstract)
         self.batch_sharding = {
@@ -204,7 +204,7 @@ def initial_state(
     iterator: Iterator[Batch],
 ) -> TrainState:
     """The state to start from: own checkpoint, then `resume`, then `init_from`, then scratch."""
-    like = mesh_lib.placed(compiled.mesh, compiled.abstract)
+    like = mesh_lib.with_shardings(compiled.abstract, compiled.state_sharding)
     if checkpoints.latest_step() is not None:
         return checkpoints.restore(like, iterator)
     if config.train.resume:

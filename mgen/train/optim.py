@@ -101,6 +101,7 @@ def kept(config: ml_collections.ConfigDict, params: Params) -> Params:
 
 
 def kept_as(config: ml_collections.ConfigDict) -> jnp.dtype:
+    """The type of the parameters, "float32" or "bfloat16"."""
     name = config.get("params", "float32")  # not in configs of before
     if name not in ("float32", "bfloat16"):
         raise ValueError(f"optim.params is {name!r}, expected 'float32' or 'bfloat16'")

@@ -2,16 +2,12 @@
 behind the filled part but NaN; compiled by the TPUs' own compiler."""
 
 import json
-import os
-import subprocess
-import sys
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental.pallas import tpu as pltpu
 
-from mgen import cli
 from mgen.errors import UserError
 from mgen.kernels import decode_attention as kernels
 from mgen.kernels.decode_attention import pallas_tpu
@@ -97,13 +93,8 @@ with jax.set_mesh(make_mesh("data=2,tensor=2", jax.devices())):
 """
 
 
-def test_on_a_mesh_it_is_the_same():
-    environment = dict(JAX_PLATFORMS="cpu", JAX_NUM_CPU_DEVICES="4")
-    done = subprocess.run(
-        [sys.executable, "-c", ON_A_MESH], capture_output=True, text=True,
-        env=os.environ | environment,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
+def test_on_a_mesh_it_is_the_same(run_on_four):
+    run_on_four(ON_A_MESH)
 
 
 COMPILED = """
@@ -150,14 +141,9 @@ print(json.dumps(found))
 
 
 @pytest.mark.parametrize("topology", ["v5e:1x1", "v5p:2x2x1", "v6e:1x1"])
-def test_it_compiles_for_tpus_and_copies_no_cache(topology):
-    pytest.importorskip("libtpu")
-    done = subprocess.run(
-        [sys.executable, "-c", COMPILED, topology],
-        capture_output=True, text=True, env=os.environ | cli.COMPILE_ONLY,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+def test_it_compiles_for_tpus_and_copies_no_cache(topology, compile_for_tpus):
+    printed = compile_for_tpus(COMPILED, topology)
+    found = json.loads(printed.splitlines()[-1])
     for name, (moved, kept) in found.items():
         if name.startswith("pallas_tpu"):
             # Beside what the kernel reads of the cache: the tiles that the new position lies in.

@@ -2,9 +2,6 @@
 compiled by the TPUs' own compiler."""
 
 import json
-import os
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +9,6 @@ import numpy as np
 import pytest
 from jax.experimental.pallas import tpu as pltpu
 
-from mgen import cli
 from mgen.errors import UserError
 from mgen.kernels import relative_attention as kernels
 from mgen.kernels.relative_attention import pallas_tpu, reference
@@ -133,14 +129,9 @@ print(json.dumps(found))
 @pytest.mark.parametrize(
     ("topology", "kind"), [("v5e:1x1", "bias"), ("v5p:2x2x1", "embedding"), ("v6e:1x1", "bias")]
 )
-def test_it_compiles_for_tpus_and_takes_a_twentieth_of_the_memory(topology, kind):
-    pytest.importorskip("libtpu")
-    done = subprocess.run(
-        [sys.executable, "-c", COMPILED, topology, kind],
-        capture_output=True, text=True, env=os.environ | cli.COMPILE_ONLY,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+def test_it_compiles_for_tpus_and_takes_a_twentieth_of_the_memory(topology, kind, compile_for_tpus):
+    printed = compile_for_tpus(COMPILED, topology, kind)
+    found = json.loads(printed.splitlines()[-1])
     # XLA finds no room at all on the smaller chips.
     assert found["xla"] is None or found["xla"] > 20 * found["pallas_tpu"], found
     assert found["pallas_tpu"] < 2**30
@@ -168,10 +159,5 @@ with jax.set_mesh(make_mesh("data=2,tensor=2", jax.devices())):
 """
 
 
-def test_on_a_mesh_it_is_the_same():
-    environment = dict(JAX_PLATFORMS="cpu", JAX_NUM_CPU_DEVICES="4")
-    done = subprocess.run(
-        [sys.executable, "-c", ON_A_MESH], capture_output=True, text=True,
-        env=os.environ | environment,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
+def test_on_a_mesh_it_is_the_same(run_on_four):
+    run_on_four(ON_A_MESH)

@@ -2,9 +2,6 @@
 looked for, and compiled by the TPUs' own compiler."""
 
 import json
-import os
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +9,6 @@ import numpy as np
 import pytest
 from jax.experimental.pallas import tpu as pltpu
 
-from mgen import cli
 from mgen.codec.blocks import ResidualUnit
 from mgen.codec.config import CodecConfig
 from mgen.errors import UserError
@@ -199,14 +195,9 @@ print(json.dumps(found))
 
 
 @pytest.mark.parametrize("topology", ["v5e:1x1", "v5p:2x2x1", "v6e:1x1"])
-def test_it_compiles_for_tpus_and_keeps_nothing(topology):
-    pytest.importorskip("libtpu")
-    done = subprocess.run(
-        [sys.executable, "-c", COMPILED, topology],
-        capture_output=True, text=True, env=os.environ | cli.COMPILE_ONLY,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+def test_it_compiles_for_tpus_and_keeps_nothing(topology, compile_for_tpus):
+    printed = compile_for_tpus(COMPILED, topology)
+    found = json.loads(printed.splitlines()[-1])
     # Nothing of the signal's size is kept between the kernels, and turning time into lanes is free.
     assert found["temporary 32"] < 0.1 and found["temporary 192"] < 0.1, found
     if topology.startswith("v5e"):
@@ -238,10 +229,5 @@ with jax.set_mesh(make_mesh("data=2,tensor=2", jax.devices())):
 """
 
 
-def test_on_a_mesh_it_is_the_same():
-    environment = dict(JAX_PLATFORMS="cpu", JAX_NUM_CPU_DEVICES="4")
-    done = subprocess.run(
-        [sys.executable, "-c", ON_A_MESH], capture_output=True, text=True,
-        env=os.environ | environment,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
+def test_on_a_mesh_it_is_the_same(run_on_four):
+    run_on_four(ON_A_MESH)

@@ -1,15 +1,10 @@
 """Attention against a numpy reference, and the cached form against the whole-sequence form."""
 
-import os
-import subprocess
-import sys
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mgen import cli
 from mgen.kernels.decode_attention import cached_attention
 from mgen.nn import embed
 from mgen.nn.attention import Attention
@@ -132,11 +127,6 @@ for length in (1024, 32):
 """
 
 
-def test_long_sequences_keep_no_scores_on_tpus():
-    pytest.importorskip("libtpu")
-    done = subprocess.run(
-        [sys.executable, "-c", COMPILED], capture_output=True, text=True,
-        env=os.environ | cli.COMPILE_ONLY,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.split()[-4:-1] == ["True", "True", "False"]
+def test_long_sequences_keep_no_scores_on_tpus(compile_for_tpus):
+    printed = compile_for_tpus(COMPILED)
+    assert printed.split()[-4:-1] == ["True", "True", "False"]

@@ -1,17 +1,11 @@
 """Extrema against numpy's, and their precision in programs for TPUs."""
 
-import os
-import subprocess
-import sys
-
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from mgen import cli
 from mgen.nn import extrema
 
 VALUES = st.sampled_from([-np.inf, -1.5, 0.0, 0.25, np.nextafter(np.float32(0.25), 1), 3.0])
@@ -57,11 +51,6 @@ for function, given in (
 """
 
 
-def test_programs_for_tpus_compare_in_float32():
-    pytest.importorskip("libtpu")
-    done = subprocess.run(
-        [sys.executable, "-c", COMPILED], capture_output=True, text=True,
-        env=os.environ | cli.COMPILE_ONLY,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.split()[-4:] == ["True", "False", "False", "False"]
+def test_programs_for_tpus_compare_in_float32(compile_for_tpus):
+    printed = compile_for_tpus(COMPILED)
+    assert printed.split()[-4:] == ["True", "False", "False", "False"]

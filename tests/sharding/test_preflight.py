@@ -123,12 +123,8 @@ except Exception as error:
 @pytest.mark.parametrize(
     ("topology", "plugin"), [("v5e:2x2", "libtpu"), ("h100:1x4", "jax_plugins.xla_cuda12")]
 )
-def test_compilers_know_the_options_that_overlap(topology, plugin):
+def test_compilers_know_the_options_that_overlap(topology, plugin, run_python):
     pytest.importorskip(plugin)
-    done = subprocess.run(
-        [sys.executable, "-c", OPTIONS, topology],
-        capture_output=True, text=True, env=os.environ | cli.COMPILE_ONLY,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
+    printed = run_python(OPTIONS, topology, **cli.COMPILE_ONLY)
     # So that the test says something: a name that there is not is refused.
-    assert "xla_no_such_option" in done.stdout
+    assert "xla_no_such_option" in printed
