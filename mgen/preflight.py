@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 
 from mgen.errors import UserError
 from mgen.progress import track
-from mgen.sharding import cost
+from mgen.sharding import cost, hlo
 from mgen.sharding.chips import CHIPS, GIB, Chip
 from mgen.sharding.mesh import BATCH, OnMesh, make_mesh, replicated, with_shardings
 from mgen.train.checkpoint import make_task
@@ -38,8 +38,8 @@ class Report:
 
     Attributes:
       arguments, temporaries, peak: memory; limit: what a device has.
-      flops: of all devices together. traffic: estimate of what a device moves to and from its
-        memory. collectives: bytes that a device receives, by kind.
+      flops: of all devices together. traffic: what a device moves to and from its memory.
+      collectives: bytes that a device receives, by kind.
       seconds: to compile.
     """
 
@@ -65,6 +65,11 @@ class Report:
             "memory": self.traffic / chip.bandwidth,
             "links": sum(self.collectives.values()) / chip.link,
         }
+
+    @property
+    def intensity(self) -> float:
+        """Operations for each byte to or from memory."""
+        return self.flops / self.devices / max(self.traffic, 1.0)
 
     def utilisation(self, chip: Chip) -> float:
         """The most that a step can make of the device's FLOPs, everything overlapping."""
@@ -135,10 +140,7 @@ def compiled_program(
             raise MemoryError(_first_line(error)) from error
         raise
     seconds = time.perf_counter() - start
-    memory, analysis = compiled.memory_analysis(), compiled.cost_analysis() or {}
-    counted = max(analysis.get("flops", 0.0), 1.0)
-    # XLA counts bodies of loops once, in bytes as in operations.
-    repeated = max(1.0, operations / len(devices) / counted)
+    memory, text = compiled.memory_analysis(), hlo.Program.parse(compiled.as_text(), trips)
     return Report(
         devices=len(devices),
         batch=batch,
@@ -151,8 +153,8 @@ def compiled_program(
         - memory.alias_size_in_bytes,
         limit=limit,
         flops=operations,
-        traffic=repeated * analysis.get("bytes accessed", 0.0),
-        collectives=cost.collective_bytes(compiled.as_text(), trips),
+        traffic=text.traffic(),
+        collectives=text.collective_bytes(),
         seconds=seconds,
     )
 
@@ -260,6 +262,8 @@ def table(
             failures.append(f"{name}: {str(error).splitlines()[0]}")
     if rows:
         print_rows(rows, f"{topology}, {slices} slice(s); GiB and ms of a device")
+    if len(configs) == 1 and not failures:
+        print(*(f"{kind}: {size / GIB:.3f} GiB" for kind, size in report.collectives.items()))
     print(*failures, sep="\n")
     return not failures
 
@@ -343,6 +347,7 @@ def describe(name: str, report: Report, chip: Chip) -> dict[str, str]:
         "temporaries": f"{report.temporaries / GIB:.2f}",
         "peak": f"{report.peak / GIB:.2f} of {report.limit / GIB:.0f}",
         "TFLOP": f"{report.flops / 1e12:.1f}",
+        "FLOP/B": f"{report.intensity:.0f}",
         "links": f"{sum(report.collectives.values()) / GIB:.2f}",
         "step": f"{1e3 * max(bounds.values()):.1f} ms ({largest})",
         "MFU": f"{report.utilisation(chip):.0%}",

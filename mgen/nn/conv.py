@@ -40,6 +40,19 @@ def pad_time(x: Float[Array, "B T C"], left: int, right: int, mode: str) -> Arra
     return x[:, : x.shape[1] - shortfall]
 
 
+def fold_stride(
+    x: Float[Array, "B T I"], kernel: Float[Array, "K I O"], stride: int
+) -> tuple[Float[Array, "B S J"], Float[Array, "L J O"]]:
+    """An input and a kernel whose convolution without a stride is that of `x` and `kernel` with
+    one: `stride` steps become channels of one step. T and K are multiples of it.
+
+    XLA's gradient of a convolution with a stride puts zeros between the steps: on a CPU this form
+    takes half of its time, for a TPU it moves a third of its bytes (EnCodec's layers).
+    """
+    folded = x.reshape(x.shape[0], -1, stride * x.shape[2])
+    return folded, kernel.reshape(-1, folded.shape[2], kernel.shape[2])
+
+
 class Conv1d(nn.Module):
     """Convolution over time, [B, T, in_features] -> [B, ceil(T / stride), features].
 
@@ -107,10 +120,13 @@ class Conv1d(nn.Module):
         return weight_norm(self.kernel, self.scale, axes=(0, 1))
 
     def _valid(self, x: Array) -> Array:
+        x, kernel, stride = x.astype(self.dtype), self.weight().astype(self.dtype), self.stride
+        if stride > 1 and self.kernel_size % stride == 0 and self.dilation == 1:
+            x, kernel, stride = *fold_stride(x, kernel, stride), 1
         y = jax.lax.conv_general_dilated(
-            x.astype(self.dtype),
-            self.weight().astype(self.dtype),
-            (self.stride,),
+            x,
+            kernel,
+            (stride,),
             "VALID",
             rhs_dilation=(self.dilation,),
             dimension_numbers=("NWC", "WIO", "NWC"),
