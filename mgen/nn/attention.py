@@ -16,6 +16,15 @@ from mgen.typing import Array, Bool, Float, Int
 LONG = 256  # positions
 
 
+def cudnn_fits(query: Float[Array, "B L H D"], sink: int) -> bool:
+    """Whether cuDNN's attention, which keeps no scores, takes this: on GPUs that are here, half
+    precision, heads of 8 to 128, no first positions seen beside a window."""
+    here = jax.default_backend() == platform() == "gpu"
+    half = query.dtype in (jnp.bfloat16, jnp.float16)
+    width = query.shape[-1]
+    return here and half and width % 8 == 0 and width <= 128 and not sink
+
+
 class Attention(nn.Module):
     """Self- or cross-attention with grouped keys and values (Vaswani et al. 2017; Ainslie et al.
     2023).
@@ -80,6 +89,12 @@ class Attention(nn.Module):
     def _attend(
         self, query: Array, key: Array, value: Array, mask: Array | None, bias: Array | None
     ) -> Float[Array, "B L H hd"]:
+        if mask is None and cudnn_fits(query, self.sink):
+            return jax.nn.dot_product_attention(
+                query, key, value, bias=self._bias_of_pairs(bias, query, key),
+                scale=self.scale, is_causal=self.causal, implementation="cudnn",
+                local_window_size=(self.window - 1, 0) if self.window else None,
+            )  # fmt: skip
         # XLA's own for TPUs keeps the scores of all pairs; a kernel does not pay for few of them.
         long = min(query.shape[1], key.shape[1]) >= LONG and platform() == "tpu"
         if mask is None and (long or bias is not None):
@@ -92,10 +107,20 @@ class Attention(nn.Module):
             index = np.arange(query.shape[1])
             near = jnp.asarray(visible(index[:, None], index, self.window, self.sink))
             seen = near[None, None] if seen is None else seen & near[None, None]
-        if bias is not None:
-            length, source = query.shape[1], key.shape[1]
-            at = np.arange(source) - np.arange(length)[:, None] + length - 1
-            bias = bias[:, at][None].astype(query.dtype)
         return jax.nn.dot_product_attention(
-            query, key, value, bias=bias, mask=seen, scale=self.scale, is_causal=self.causal
+            query,
+            key,
+            value,
+            bias=self._bias_of_pairs(bias, query, key),
+            mask=seen,
+            scale=self.scale,
+            is_causal=self.causal,
         )
+
+    def _bias_of_pairs(self, bias: Array | None, query: Array, key: Array) -> Array | None:
+        """[1, H, L, C] of that of distances."""
+        if bias is None:
+            return None
+        length, source = query.shape[1], key.shape[1]
+        at = np.arange(source) - np.arange(length)[:, None] + length - 1
+        return bias[:, at][None].astype(query.dtype)

@@ -1,9 +1,12 @@
 """Attention against a numpy reference, and the cached form against the whole-sequence form."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax._src.cudnn import fused_attention_stablehlo
 
 from mgen.kernels.decode_attention import cached_attention
 from mgen.nn import embed
@@ -130,3 +133,36 @@ for length in (1024, 32):
 def test_long_sequences_keep_no_scores_on_tpus(compile_for_tpus):
     printed = compile_for_tpus(COMPILED)
     assert printed.split()[-4:-1] == ["True", "True", "False"]
+
+
+@pytest.mark.parametrize("settings", [{}, {"causal": True, "window": 64}, {"causal": True}])
+@pytest.mark.parametrize("biased", [False, True])
+def test_gpus_attend_by_cudnn(settings, biased, monkeypatch):
+    """What is lowered for a GPU, forward and backward, with what says that one is here replaced."""
+    monkeypatch.setattr("mgen.nn.attention.platform", lambda: "gpu")
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91000)
+    length = 256
+    bias = jnp.zeros((4, 2 * length - 1)) if biased else None
+    x = jnp.zeros((B, length, 32), jnp.bfloat16)
+
+    def gpu_kernels(dtype, **more):
+        module = Attention(heads=4, kv_heads=2, head_dim=8, dtype=dtype, **settings, **more)
+        variables = jax.eval_shape(module.init, jax.random.key(0), x, bias=bias)
+
+        def loss(variables, bias):
+            return jnp.sum(module.apply(variables, x, bias=bias).astype(jnp.float32))
+
+        step = jax.jit(jax.value_and_grad(loss, argnums=(0, 1) if biased else 0))
+        text = step.trace(variables, bias).lower(lowering_platforms=("cuda",)).as_text()
+        found = set(re.findall(r"__cudnn\$fmha\w*", text))
+        return found, re.search(rf"<{B}x[\dx]*{length}x{length}xf32>", text) is not None
+
+    found, scores = gpu_kernels("bfloat16")
+    kind = "ScaleBias" if biased else ""
+    assert found == {f"__cudnn$fmha{kind}Softmax", f"__cudnn$fmha{kind}SoftmaxBackward"}
+    assert not scores
+    # Single precision, and first positions seen beside a window, are XLA's.
+    assert gpu_kernels("float32") == (set(), True)
+    if settings.get("window"):
+        assert gpu_kernels("bfloat16", sink=2) == (set(), True)
