@@ -14,7 +14,7 @@ from absl import flags
 
 from mgen import cli
 
-os.environ.update(cli.COMPILE_ONLY)
+os.environ.update(cli.COMPILE_ONLY | cli.QUICK)
 
 _OUT = flags.DEFINE_string("out", "out/scaling", "Folder of the table and the picture.")
 _TOPOLOGIES = flags.DEFINE_list(

@@ -235,80 +235,70 @@ def full_size() -> dict[str, ml_collections.ConfigDict]:
     return found
 
 
-def table(
-    configs: dict[str, ml_collections.ConfigDict],
-    topology: str,
-    slices: int,
-    mesh: str,
-    program: str = "train",
-) -> bool:
-    """Prints a row for each config, and for one alone that does not fit what does; returns whether
-    all of them fit."""
-    chip, devices = chip_of(topology), devices_of(topology, slices)
-    rows, failures = [], []
-    for name, config in track(configs.items(), f"compiling for {topology}", unit="configs"):
-        config = ml_collections.ConfigDict(config.to_dict())
-        config.train.mesh = mesh or config.train.mesh
-        try:
-            report = fitting_program(config, devices, chip, program)
-            rows.append(describe(name, report, chip))
-        except MemoryError as error:
-            failures.append(f"{name}: {error}")
-            if len(configs) == 1:
-                rows += _what_fits(name, config, devices, chip, program)
-        except (UserError, jax.errors.JaxRuntimeError) as error:
-            if len(configs) == 1:
-                raise
-            failures.append(f"{name}: {str(error).splitlines()[0]}")
-    if rows:
-        print_rows(rows, f"{topology}, {slices} slice(s); GiB and ms of a device")
-    if len(configs) == 1 and not failures:
-        print(*(f"{kind}: {size / GIB:.3f} GiB" for kind, size in report.collectives.items()))
-    print(*failures, sep="\n")
-    return not failures
+class Program(NamedTuple):
+    """A config's training step ("train") or sampling ("sample") on a machine, by its
+    `train.mesh`."""
 
-
-class Pod(NamedTuple):
-    """A config on the machine that it is meant for."""
-
-    config: str
+    name: str
+    config: ml_collections.ConfigDict
     topology: str
-    mesh: str
-    batch: int
-    fields: dict[str, Any]
+    slices: int = 1
     program: str = "train"
 
 
+def table(programs: Sequence[Program]) -> bool:
+    """Prints a row for each program, and for one alone that does not fit what does; returns whether
+    all of them fit."""
+    machines = {(p.topology, p.slices): devices_of(p.topology, p.slices) for p in programs}
+    rows, failures, alone = [], [], len(programs) == 1
+    for program in track(programs, "compiling", unit="programs"):
+        devices, chip = machines[program.topology, program.slices], chip_of(program.topology)
+        try:
+            report = fitting_program(program.config, devices, chip, program.program)
+            rows.append(describe(program, report, chip))
+            if alone:
+                print(
+                    *(f"{kind}: {size / GIB:.3f} GiB" for kind, size in report.collectives.items())
+                )
+        except MemoryError as error:
+            failures.append(f"{program.name}: {error}")
+            if alone:
+                rows += _what_fits(program, devices, chip)
+        except (UserError, jax.errors.JaxRuntimeError) as error:
+            if alone:
+                raise
+            failures.append(f"{program.name}: {str(error).splitlines()[0]}")
+    if rows:
+        print_rows(rows, "GiB and ms of a device")
+    print(*failures, sep="\n")
+    return not failures
+
+
 _FULL = {"model.remat": "full"}
-PODS = (
-    Pod("hierarchy/musiclm_430m:semantic", "v5e:2x4", "fsdp=8", 64, _FULL),
-    Pod("hierarchy/musiclm_430m:coarse", "v5e:2x4", "fsdp=8", 64, _FULL),
-    Pod("hierarchy/musiclm_430m:coarse", "v5e:2x4", "fsdp=8", 8, {}, "sample"),
-    Pod("hierarchy/musiclm_430m:fine", "v5e:2x4", "fsdp=8", 64, _FULL),
-    Pod("hierarchy/musicgen_large", "v5e:16x16", "fsdp=256", 256, _FULL),
-    Pod("hierarchy/yue_7b:tracks", "v5p:8x8x16", "data=8,fsdp=128", 1024, _FULL),
-    Pod("stems/latent_stems_1b", "v5p:4x4x4", "fsdp=64", 64, _FULL),
-    Pod("codec/encodec_32khz", "v5e:2x2", "data=4", 16, {}),
-    Pod("stems/msdm_slakh", "v5e:2x4", "fsdp=8", 8, {}),
+# What each of the large configs is meant for: config, topology, mesh, examples of all devices
+# together, other fields, program.
+_PODS: tuple[tuple[str, str, str, int, dict[str, Any], str], ...] = (
+    ("hierarchy/musiclm_430m:semantic", "v5e:2x4", "fsdp=8", 64, _FULL, "train"),
+    ("hierarchy/musiclm_430m:coarse", "v5e:2x4", "fsdp=8", 64, _FULL, "train"),
+    ("hierarchy/musiclm_430m:coarse", "v5e:2x4", "fsdp=8", 8, {}, "sample"),
+    ("hierarchy/musiclm_430m:fine", "v5e:2x4", "fsdp=8", 64, _FULL, "train"),
+    ("hierarchy/musicgen_large", "v5e:16x16", "fsdp=256", 256, _FULL, "train"),
+    ("hierarchy/yue_7b:tracks", "v5p:8x8x16", "data=8,fsdp=128", 1024, _FULL, "train"),
+    ("stems/latent_stems_1b", "v5p:4x4x4", "fsdp=64", 64, _FULL, "train"),
+    ("codec/encodec_32khz", "v5e:2x2", "data=4", 16, {}, "train"),
+    ("stems/msdm_slakh", "v5e:2x4", "fsdp=8", 8, {}, "train"),
 )
 
 
-def pods(chosen: Sequence[Pod] = PODS) -> bool:
-    """Prints a row for each of `PODS`; returns whether all of them fit."""
-    every, rows, failures = full_size(), [], []
-    for pod in track(chosen, "compiling", unit="programs"):
-        chip, devices = chip_of(pod.topology), devices_of(pod.topology)
-        config = ml_collections.ConfigDict(every[pod.config].to_dict())
-        changes = {"train.mesh": pod.mesh, "data.batch_size": pod.batch, **pod.fields}
+def pods() -> list[Program]:
+    """Full-size configs on the machines that they are meant for."""
+    every, found = full_size(), []
+    for name, topology, mesh, batch, fields, program in _PODS:
+        config = ml_collections.ConfigDict(every[name].to_dict())
+        changes = {"train.mesh": mesh, "data.batch_size": batch, **fields}
         config.update_from_flattened_dict(changes)
-        name = f"{pod.config} {pod.topology} {pod.program}"
-        try:
-            rows.append(describe(name, fitting_program(config, devices, chip, pod.program), chip))
-        except MemoryError as error:
-            failures.append(f"{name}: {error}")
-    print_rows(rows, "GiB and ms of a device")
-    print(*failures, sep="\n")
-    return not failures
+        found.append(Program(name, config, topology, program=program))
+    return found
 
 
 def print_rows(rows: list[dict[str, str]], title: str) -> None:
@@ -322,25 +312,26 @@ def print_rows(rows: list[dict[str, str]], title: str) -> None:
     Console(width=150).print(shown)
 
 
-def _what_fits(
-    name: str, config: ml_collections.ConfigDict, devices: list[Any], chip: Chip, program: str
-) -> list[dict[str, str]]:
+def _what_fits(program: Program, devices: list[Any], chip: Chip) -> list[dict[str, str]]:
     """The first of the remedies that compiles, if there is one."""
-    for said, changed in remedies(config):
+    for said, config in remedies(program.config):
         try:
-            report = fitting_program(changed, devices, chip, program)
+            report = fitting_program(config, devices, chip, program.program)
         except MemoryError:
             continue
-        return [describe(f"{name} {said}", report, chip)]
+        changed = program._replace(name=f"{program.name} {said}", config=config)
+        return [describe(changed, report, chip)]
     return []
 
 
-def describe(name: str, report: Report, chip: Chip) -> dict[str, str]:
+def describe(program: Program, report: Report, chip: Chip) -> dict[str, str]:
     """A row of the table."""
+    slices = f"{program.slices} x " if program.slices > 1 else ""
     bounds = report.bounds(chip)
     largest = max(bounds, key=lambda kind: bounds[kind])
     return {
-        "config": name,
+        "config": program.name + (", sampling" if program.program == "sample" else ""),
+        "machine": f"{slices}{program.topology}, {program.config.train.mesh}",
         "devices": str(report.devices),
         "batch": str(report.batch),
         "arguments": f"{report.arguments / GIB:.2f}",
@@ -378,9 +369,8 @@ def scaling(
         config.data.batch_size = each * len(devices)
         report = compiled_program(config, devices, chip.memory)
         rows[name].append(
-            describe(name, report, chip)
-            | {"topology": topology, "bounds": report.bounds(chip)}
-            | {"utilisation": report.utilisation(chip)}
+            describe(Program(name, config, topology), report, chip)
+            | {"bounds": report.bounds(chip), "utilisation": report.utilisation(chip)}
         )
     figure, axes = plt.subplots(1, 2, figsize=(10, 4))
     for name, found in rows.items():
@@ -397,8 +387,5 @@ def scaling(
     plt.close(figure)
     (out / "scaling.json").write_text(json.dumps(rows, indent=2) + "\n")
     for found in rows.values():
-        shown = [
-            {"topology": r["topology"], **{k: v for k, v in r.items() if isinstance(v, str)}}
-            for r in found
-        ]
+        shown = [{k: v for k, v in row.items() if isinstance(v, str)} for row in found]
         print_rows(shown, "the same batch a device")
