@@ -6,9 +6,8 @@ mgen preflight --all --topology=v5e:2x4     # every full-size config, with its s
 mgen preflight --pods                       # the machines that BENCHMARKS.md has, for its table
 
 GiB and milliseconds are of one device. --quick, which --all has by itself, asks the compiler for
-less effort: a third of the time, for about the same memory. Needs libtpu (`pip install
-'mgen[preflight]'`), no TPU; for GPUs (--topology=h100:1x8, hosts and GPUs of each) CUDA's plugin
-(`pip install 'mgen[cuda]'`), no GPU.
+less effort: a third of the time, for about the same memory. Needs `pip install 'mgen[preflight]'`,
+and no TPU; nor a GPU (--topology=h100:1x8, hosts and GPUs of each).
 """
 
 import os

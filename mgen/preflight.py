@@ -92,10 +92,10 @@ def devices_of(topology: str, slices: int = 1) -> list[Any]:
     name, _, shape = topology.partition(":")
     chip = chip_of(topology)
     options: dict[str, Any] = {"num_slices": slices} if slices > 1 else {}
-    platform, needs = "tpu", "libtpu, `pip install 'mgen[preflight]'`"
+    platform = "tpu"
     if chip.gpu is not None:
         jax.devices()  # looks for plugins
-        platform, needs = "cuda", "CUDA's plugin, `pip install 'mgen[cuda]'`"
+        platform = "cuda"
         options = dict(target_config=chip.gpu.target(chip), topology=f"{slices}x{shape}")
     elif name == "v4":
         options |= {"chip_config_name": "megacore", "chips_per_host_bounds": (2, 2, 1)}
@@ -106,7 +106,8 @@ def devices_of(topology: str, slices: int = 1) -> list[Any]:
     except Exception as error:
         reason = str(error).splitlines()[0]
         raise UserError(
-            f"--topology={topology}: {reason} (expected {needs}, and a shape of that chip)"
+            f"--topology={topology}: {reason} (expected `pip install 'mgen[preflight]'` and a "
+            "shape of that chip)"
         ) from error
     return list(found.devices)
 

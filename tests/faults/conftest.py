@@ -29,7 +29,7 @@ def together():
         for number in range(processes):
             own = dict(
                 MGEN_COORDINATOR=address, MGEN_PROCESSES=str(processes), MGEN_PROCESS=str(number),
-                JAX_NUM_CPU_DEVICES="2",
+                JAX_NUM_CPU_DEVICES="2", MGEN_NO_PROGRESS="0",
             )  # fmt: skip
             started.append(
                 subprocess.Popen(

@@ -3,6 +3,7 @@ another number of processes on another mesh."""
 
 import json
 import os
+import re
 import signal
 import time
 
@@ -23,9 +24,13 @@ def train(dataset, workdir, steps, mesh, *more):
 
 
 def finish(processes):
+    """Returns what each process wrote to stderr."""
+    said = []
     for process in processes:
         _, errors = process.communicate(timeout=600)
         assert process.returncode == 0, errors[-3000:]
+        said.append(errors)
+    return said
 
 
 def state_of(workdir):
@@ -61,7 +66,11 @@ def two_processes_do_what_one_does(together, scores, codec, tmp_path):
         reports.append(json.loads((out / "report.json").read_text()))
         folder = tmp_path / f"tokens_by_{count}"
         given = (f"--codec={codec}", f"--dataset={scores}", "--max_seconds=2", "--splits=train")
-        finish(together(count, "tokenize", *given, f"--out={folder}"))
+        said = finish(together(count, "tokenize", *given, f"--out={folder}"))
+        for number, errors in enumerate(said):
+            # Each writes its own shards of four.
+            own = {f"{shard + 1}/4" for shard in range(number, 4, count)}
+            assert set(re.findall(r"tokenize train (\d/4)", errors)) == own
         files.append({path.name: path.read_bytes() for path in folder.iterdir()})
     assert reports[0].keys() == reports[1].keys() and "loss" in reports[0]
     for name, value in reports[0].items():

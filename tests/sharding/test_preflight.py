@@ -15,6 +15,7 @@ from mgen.sharding.chips import CHIPS, GIB
 CASES = [
     ("hierarchy/musiclm_430m:coarse", "v5e:2x4", "fsdp=8", 64, 9.0),
     ("hierarchy/musiclm_430m:semantic", "v5e:2x4", "data=2,fsdp=4", 64, 9.0),
+    ("hierarchy/musiclm_430m:semantic", "h100:1x8", "fsdp=8", 64, 40.0),
 ]
 SCRIPT = """
 import json, sys
@@ -31,7 +32,7 @@ print(json.dumps(dict(peak=report.peak, flops=report.flops, links=report.collect
 
 
 def compile_for(name, topology, mesh, batch, program="train"):
-    pytest.importorskip("libtpu")
+    pytest.importorskip("jax_plugins.xla_cuda12" if "h100" in topology else "libtpu")
     return subprocess.run(
         [sys.executable, "-c", SCRIPT, name, topology, mesh, str(batch), program],
         capture_output=True, text=True, env=os.environ | cli.COMPILE_ONLY | cli.QUICK,
