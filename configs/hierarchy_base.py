@@ -93,8 +93,9 @@ def experiment(
 
 
 def published(arg: str, **parts: Any) -> ml_collections.ConfigDict:
-    """An experiment of published size: cosine schedule, evaluations and checkpoints far apart."""
-    parts["model"] = dict(dropout=0.1, remat="dots") | parts["model"]
+    """An experiment of published size: bfloat16 but for parameters and losses, cosine schedule,
+    evaluations and checkpoints far apart."""
+    parts["model"] = dict(dropout=0.1, remat="dots", dtype="bfloat16") | parts["model"]
     parts["optimizer"] = dict(name="adamw", schedule="cosine", clip=1.0) | parts["optimizer"]
     parts["train"] = dict(eval_every=5000, save_every=5000, log_every=100) | parts["train"]
     return experiment(arg, **parts)
@@ -121,6 +122,8 @@ def tiny(arg: str, **parts: Any) -> ml_collections.ConfigDict:
 
 def _shrink(config: ml_collections.ConfigDict) -> None:
     config.model.update(dim=32, heads=2, layers=2, ff=64, scan=False, remat="none")
+    if "dtype" in config.model:
+        config.model.dtype = "float32"  # for the CPU
     if "kv_heads" in config.model:
         config.model.kv_heads = 1
     if "depth_layers" in config.model:

@@ -29,7 +29,6 @@ LLAMA = dict(
     norm_epsilon=1e-5,
     positions="rope",
     dropout=0.0,
-    dtype="bfloat16",
 )
 STAGES = {
     "tracks": (

@@ -62,6 +62,7 @@ def get_config(
                     causal=False,
                     dropout=dropout,
                     remat="none" if smoke else "dots",
+                    dtype="float32" if smoke else "bfloat16",
                 ),
                 feature_norm=True,
                 position_kernel=8 if smoke else 128,

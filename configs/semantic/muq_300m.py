@@ -45,6 +45,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
                     final_norm=True,
                     dropout=0.1,
                     remat="none" if smoke else "dots",
+                    dtype="float32" if smoke else "bfloat16",
                 ),
                 dropout=0.1,
             ),

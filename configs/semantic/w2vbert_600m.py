@@ -39,6 +39,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
                     kernel_size=5,
                     dropout=0.1,
                     remat="none" if smoke else "dots",
+                    dtype="float32" if smoke else "bfloat16",
                 ),
                 dropout=0.1,
             ),
