@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 
 from mgen import manifest
 from mgen.errors import UserError
+from mgen.inputs.workers import watched
 from mgen.progress import Progress
 from mgen.sharding import mesh as mesh_lib
 from mgen.sharding.mesh import OnMesh
@@ -98,6 +99,7 @@ def train(
     step = int(state.step)
     stop = StopOnSignal()
     plain_config = config.to_dict()
+    made = watched(iterator)
 
     with (
         contextlib.closing(make_writer(workdir / "logs")) as writer,
@@ -110,7 +112,7 @@ def train(
     ):
         watch = _Watch(task, writer, progress, step, workdir)
         while step < settings.steps:
-            batch = compiled.put(next(iterator))
+            batch = compiled.put(next(made))
             profiler.at(step)
             state, metrics = compiled.train(state, batch, compiled.key(root_key, step))
             step += 1
@@ -268,7 +270,7 @@ def evaluate(
     total: dict[str, float] = {}
     first: Batch = {}
     count = 0
-    for index, host_batch in zip(range(batches), data):
+    for index, host_batch in zip(range(batches), watched(data)):
         batch = compiled.put(host_batch)
         metrics = jax.device_get(compiled.eval(state, batch, compiled.key(root_key, index)))
         total = {name: total.get(name, 0.0) + float(value) for name, value in metrics.items()}
