@@ -6,8 +6,8 @@ mgen preflight --all --topology=v5e:2x4     # every full-size config, with its s
 mgen preflight --pods                       # the machines that BENCHMARKS.md has, for its table
 
 GiB and milliseconds are of one device. --quick, which --all has by itself, asks the compiler for
-less effort: a third of the time, for about the same memory. Needs `pip install 'mgen[preflight]'`,
-and no TPU; nor a GPU (--topology=h100:1x8, hosts and GPUs of each).
+less effort: a third of the time, for about the same memory. What --out has reports of is done.
+Needs `pip install 'mgen[preflight]'`, no TPU and no GPU (--topology=h100:1x8, hosts and GPUs).
 """
 
 import os
@@ -29,6 +29,7 @@ _TOPOLOGY = flags.DEFINE_string("topology", "", "Chip and shape: v5e:2x4.")
 _PROGRAM = flags.DEFINE_enum("program", "train", ["train", "sample"], "What to compile.")
 _SLICES = flags.DEFINE_integer("slices", 1, "Slices of that shape.", 1)
 _MESH = flags.DEFINE_string("mesh", "", "In place of the configs' own, such as fsdp=-1.")
+_OUT = flags.DEFINE_string("out", "out/preflight", "Folder of reports.")
 _QUICK = flags.DEFINE_bool("quick", None, "Less effort of the compiler; by default with --all.")
 
 
@@ -36,7 +37,7 @@ def main(argv: list[str]) -> None:
     del argv
     if _ALL.value if _QUICK.value is None else _QUICK.value:
         os.environ.update(cli.QUICK)
-    from mgen import preflight
+    from mgen import clips, preflight
     from mgen.errors import UserError
 
     if [bool(_ALL.value), bool(_PODS.value), _CONFIG.value is not None].count(True) != 1:
@@ -51,7 +52,7 @@ def main(argv: list[str]) -> None:
         programs = [preflight.Program(*each, *machine) for each in configs.items()]
     for program in programs if _MESH.value else ():
         program.config.train.mesh = _MESH.value
-    if not preflight.table(programs):
+    if not preflight.table(programs, clips.make_folder(_OUT.value)):
         raise UserError("something does not fit: see above what, and for one config what does")
 
 

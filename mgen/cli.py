@@ -18,7 +18,11 @@ from ml_collections import config_flags
 from mgen.errors import UserError
 
 # In the environment before jax is imported, where libtpu only compiles and the host computes.
-COMPILE_ONLY = dict(JAX_PLATFORMS="cpu", TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1")
+# Such programs cannot be read back from a compilation cache.
+COMPILE_ONLY = dict(
+    JAX_PLATFORMS="cpu", TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1",
+    JAX_ENABLE_COMPILATION_CACHE="false",
+)  # fmt: skip
 # There too: XLA's programs are a little slower, and made in a fifth of the time.
 QUICK = dict(JAX_EXEC_TIME_OPTIMIZATION_EFFORT="-1.0")
 COMMANDS = {

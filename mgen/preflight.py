@@ -5,8 +5,11 @@ The compiler is the TPUs' own (libtpu): what it refuses would have failed there.
 """
 
 import dataclasses
+import hashlib
 import importlib
+import inspect
 import json
+import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +20,7 @@ import ml_collections
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
+from mgen.clips import make_folder
 from mgen.errors import UserError
 from mgen.progress import track
 from mgen.sharding import cost, hlo
@@ -113,13 +117,17 @@ def devices_of(topology: str, slices: int = 1) -> list[Any]:
 
 
 def compiled_program(
-    config: ml_collections.ConfigDict, devices: list[Any], limit: float, program: str = "train"
+    config: ml_collections.ConfigDict,
+    devices: list[Any],
+    limit: float,
+    program: str = "train",
+    reports: Path | None = None,
 ) -> Report:
     """A program of an experiment ("train", a step, or "sample", `Task.sample`) on `devices`, by its
     `train.mesh`.
 
     The batch is `data.batch_size`, of all devices together, made a multiple of what it is split
-    into.
+    into. A program that `reports` has a report of is not compiled again.
 
     Raises:
       MemoryError: the compiler found no room, with its words.
@@ -132,17 +140,21 @@ def compiled_program(
     with jax.set_mesh(mesh):
         trips = task.sample_steps if program == "sample" else 1
         operations = cost.flops(jax.make_jaxpr(function)(*arguments), trips)
+    lowered = jitted.lower(*arguments)
+    kept = None if reports is None else reports / f"{_fingerprint(lowered, devices)}.json"
+    if kept is not None and kept.exists():
+        return Report(**json.loads(kept.read_text()))
     start = time.perf_counter()
     try:
         options = None if devices[0].platform == "tpu" else NO_TUNING
-        compiled = jitted.lower(*arguments).compile(compiler_options=options)
+        compiled = lowered.compile(compiler_options=options)
     except Exception as error:
         if any(words in str(error) for words in NO_ROOM):
             raise MemoryError(_first_line(error)) from error
         raise
     seconds = time.perf_counter() - start
     memory, text = compiled.memory_analysis(), hlo.Program.parse(compiled.as_text(), trips)
-    return Report(
+    report = Report(
         devices=len(devices),
         batch=batch,
         arguments=memory.argument_size_in_bytes,
@@ -158,6 +170,20 @@ def compiled_program(
         collectives=text.collective_bytes(),
         seconds=seconds,
     )
+    if kept is not None:
+        partial = kept.with_suffix(f".{os.getpid()}")
+        partial.write_text(json.dumps(dataclasses.asdict(report)))
+        partial.replace(kept)
+    return report
+
+
+def _fingerprint(lowered: Any, devices: list[Any]) -> str:
+    """Of what a compiler is given, of the compiler and of how its program is read."""
+    compiler = jax.__version__, devices[0].client.platform_version
+    effort = jax.config.values["jax_exec_time_optimization_effort"]
+    sources = [inspect.getsource(module) for module in (cost, hlo)]
+    parts = [*compiler, effort, devices, *sources, lowered.as_text()]
+    return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:24]
 
 
 def _program(task: Task, mesh: Mesh, batch: int, program: str) -> tuple[Any, OnMesh, tuple]:
@@ -176,11 +202,11 @@ def _program(task: Task, mesh: Mesh, batch: int, program: str) -> tuple[Any, OnM
 
 
 def fitting_program(
-    config: ml_collections.ConfigDict, devices: list[Any], chip: Chip, program: str = "train"
+    config: ml_collections.ConfigDict, devices: list[Any], chip: Chip, *how: Any
 ) -> Report:
     """`compiled_program`; `MemoryError` also where the compiler has just made it and the device
     would be fuller than full."""
-    report = compiled_program(config, devices, chip.memory, program)
+    report = compiled_program(config, devices, chip.memory, *how)
     if not report.fits:
         raise MemoryError(f"peak of {report.peak / GIB:.2f} of {report.limit / GIB:.0f} GiB")
     return report
@@ -247,15 +273,15 @@ class Program(NamedTuple):
     program: str = "train"
 
 
-def table(programs: Sequence[Program]) -> bool:
+def table(programs: Sequence[Program], reports: Path | None = None) -> bool:
     """Prints a row for each program, and for one alone that does not fit what does; returns whether
-    all of them fit."""
+    all of them fit. `reports` as `compiled_program`."""
     machines = {(p.topology, p.slices): devices_of(p.topology, p.slices) for p in programs}
     rows, failures, alone = [], [], len(programs) == 1
     for program in track(programs, "compiling", unit="programs"):
         devices, chip = machines[program.topology, program.slices], chip_of(program.topology)
         try:
-            report = fitting_program(program.config, devices, chip, program.program)
+            report = fitting_program(program.config, devices, chip, program.program, reports)
             rows.append(describe(program, report, chip))
             if alone:
                 print(
@@ -264,7 +290,7 @@ def table(programs: Sequence[Program]) -> bool:
         except MemoryError as error:
             failures.append(f"{program.name}: {error}")
             if alone:
-                rows += _what_fits(program, devices, chip)
+                rows += _what_fits(program, devices, chip, reports)
         except (UserError, jax.errors.JaxRuntimeError) as error:
             if alone:
                 raise
@@ -313,11 +339,13 @@ def print_rows(rows: list[dict[str, str]], title: str) -> None:
     Console(width=150).print(shown)
 
 
-def _what_fits(program: Program, devices: list[Any], chip: Chip) -> list[dict[str, str]]:
+def _what_fits(
+    program: Program, devices: list[Any], chip: Chip, reports: Path | None
+) -> list[dict[str, str]]:
     """The first of the remedies that compiles, if there is one."""
     for said, config in remedies(program.config):
         try:
-            report = fitting_program(config, devices, chip, program.program)
+            report = fitting_program(config, devices, chip, program.program, reports)
         except MemoryError:
             continue
         changed = program._replace(name=f"{program.name} {said}", config=config)
@@ -361,6 +389,7 @@ def scaling(
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    reports = make_folder(out / "reports")
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in configs}
     jobs = [(name, topology) for name in configs for topology in over]
     for name, topology in track(jobs, "compiling", unit="programs"):
@@ -368,7 +397,7 @@ def scaling(
         chip, devices = chip_of(topology), devices_of(topology)
         config = ml_collections.ConfigDict(config.to_dict())
         config.data.batch_size = each * len(devices)
-        report = compiled_program(config, devices, chip.memory)
+        report = compiled_program(config, devices, chip.memory, "train", reports)
         rows[name].append(
             describe(Program(name, config, topology), report, chip)
             | {"bounds": report.bounds(chip), "utilisation": report.utilisation(chip)}
