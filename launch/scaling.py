@@ -28,11 +28,7 @@ def main(argv: list[str]) -> None:
 
     every = preflight.full_size()
     models = {"hierarchy/musicgen_large": 4, "stems/latent_stems_1b": 4}
-    configs = {}
-    for name, each in models.items():
-        config = every[name].unlock()
-        config.train.mesh = "fsdp=-1"
-        configs[name] = config, each
+    configs = {name: (every[name], each) for name, each in models.items()}
     preflight.scaling(configs, _TOPOLOGIES.value, clips.make_folder(_OUT.value))
 
 

@@ -35,6 +35,10 @@ NO_TUNING = {"xla_gpu_enable_triton_gemm": False}
 # Of a compiler that found no room.
 NO_ROOM = ("RESOURCE_EXHAUSTED", "out of memory", "Ran out of memory")
 
+# Devices that parameters are split over at most, where there are many. Over 512 the compiler of
+# TPUs gathers by sums over all of them, twice the bytes.
+SPLIT = 64
+
 
 @dataclasses.dataclass(frozen=True)
 class Report:
@@ -397,6 +401,7 @@ def scaling(
         chip, devices = chip_of(topology), devices_of(topology)
         config = ml_collections.ConfigDict(config.to_dict())
         config.data.batch_size = each * len(devices)
+        config.train.mesh = f"data=-1,fsdp={min(len(devices), SPLIT)}"
         report = compiled_program(config, devices, chip.memory, "train", reports)
         rows[name].append(
             describe(Program(name, config, topology), report, chip)

@@ -158,16 +158,13 @@ class Program:
                 if kind not in COLLECTIVES:
                     continue
                 kind = "reduce-scatter" if scatters else kind
-                shapes = [instruction.shape]
-                if kind == "reduce-scatter":
-                    shapes += [computation.body[x].shape for x in instruction.operands]
-                size = max(bytes_of(shape) for shape in shapes)
+                size = _received(kind, instruction, computation)
                 # One that runs beside others stands in several places, the rarest is its start.
                 channel = re.search(r"channel_id=(\d+)", instruction.rest)
                 label = channel[1] if channel else f"{computation.name}/{instruction.name}"
                 runs = self.runs[computation.name]
                 if label not in largest or runs < largest[label][2]:
-                    largest[label] = (size * (2 if kind == "all-reduce" else 1), kind, runs)
+                    largest[label] = (size, kind, runs)
         totals: defaultdict[str, float] = defaultdict(float)
         for size, kind, runs in largest.values():
             totals[kind] += size * runs
@@ -231,6 +228,18 @@ class Program:
         return total
 
 
+def _received(kind: str, collective: Instruction, computation: Computation) -> float:
+    """Bytes that a device receives by one collective of one or several arrays."""
+    body = computation.body
+    given = bytes_of(*(body[name].shape for name in collective.operands if name in body))
+    if kind == "reduce-scatter":
+        return given
+    made = bytes_of(collective.shape)
+    if collective.kind.endswith("-start") and made > given:  # lists what it was given too
+        made -= given
+    return made * (2 if kind == "all-reduce" else 1)
+
+
 def _passes(fused: Computation, user: Instruction, first: bool) -> bool:
     """Whether a fusion's parameter is only handed on: as a result, to be updated in place, or by a
     collective that runs beside and was counted where it began."""
@@ -282,6 +291,6 @@ def memory(shape: str) -> list[float]:
     return [size if here else 0.0 for size, here in _arrays(shape)]
 
 
-def bytes_of(shape: str) -> float:
-    """The largest array of a shape: an asynchronous start also lists its operands."""
-    return max((size for size, _ in _arrays(shape)), default=0.0)
+def bytes_of(*shapes: str) -> float:
+    """Bytes of shapes, of arrays or tuples of them, wherever they are."""
+    return sum(size for shape in shapes for size, _ in _arrays(shape))

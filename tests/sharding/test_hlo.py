@@ -48,7 +48,9 @@ def test_collectives_of_a_loop():
     ("line", "expected"),
     [
         ("%a = f32[8,16]{1,0} all-gather(%p), dimensions={0}", {"all-gather": 512}),
-        ("%a = (bf16[4]{0}, bf16[32]{0}) all-gather-start(%p)", {"all-gather": 64}),
+        ("%a = (f32[2]{0}, f32[16]{0}) all-gather-start(%p)", {"all-gather": 64}),
+        ("%a = (f32[8]{0}, f32[4]{0}) all-gather(%p, %p)", {"all-gather": 48}),
+        ("%a = f32[2]{0} all-reduce-start(%p), to_apply=%sum", {"all-reduce": 16}),
         ("%a = pred[7]{0} all-reduce(%p), to_apply=%sum", {"all-reduce": 2 * 7}),
         ("%a = f32[1]{0} reduce-scatter(%p), to_apply=%sum", {"reduce-scatter": 8}),
         ("%a = f32[8]{0} add(%p, %q)", {}),
