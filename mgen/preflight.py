@@ -408,14 +408,17 @@ def scaling(
             | {"bounds": report.bounds(chip), "utilisation": report.utilisation(chip)}
         )
     figure, axes = plt.subplots(1, 2, figsize=(10, 4))
-    for name, found in rows.items():
-        counts = [int(row["devices"]) for row in found]
-        axes[0].plot(counts, [1e3 * max(r["bounds"].values()) for r in found], "o-", label=name)
-        links = [1e3 * row["bounds"]["links"] for row in found]
-        axes[0].plot(counts, links, ":", label=f"{name}: links")
-        axes[1].plot(counts, [100 * r["utilisation"] for r in found], "o-", label=name)
+    for number, (name, found) in enumerate(rows.items()):
+        counts, color = [int(row["devices"]) for row in found], f"C{number}"
+        for kind, style in (("", "o-"), ("links", ":"), ("memory", "--")):
+            bounds = (row["bounds"] for row in found)
+            times = [1e3 * (each[kind] if kind else max(each.values())) for each in bounds]
+            axes[0].plot(counts, times, style, color=color, label=f"{name} {kind}")
+        axes[1].plot(counts, [100 * r["utilisation"] for r in found], "o-", color=color, label=name)
     for axis, label in zip(axes, ("bound of a step, ms", "bound of MFU, %")):
-        axis.set(xscale="log", xlabel="devices", ylabel=label, ylim=(0, None))
+        axis.set(xlabel="devices", ylabel=label, ylim=(0, None))
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(counts, counts)
         axis.legend(fontsize="x-small")
     figure.tight_layout()
     figure.savefig(out / "scaling.png", dpi=100)
