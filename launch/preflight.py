@@ -53,7 +53,7 @@ def main(argv: list[str]) -> None:
     for program in programs if _MESH.value else ():
         program.config.train.mesh = _MESH.value
     if not preflight.table(programs, clips.make_folder(_OUT.value)):
-        raise UserError("something does not fit: see above what, and for one config what does")
+        raise UserError("something does not fit: see above what, and what does in its place")
 
 
 if __name__ == "__main__":

@@ -221,31 +221,40 @@ def _first_line(error: Exception) -> str:
     return lines[0].strip()
 
 
-def remedies(config: ml_collections.ConfigDict) -> Iterator[tuple[str, ml_collections.ConfigDict]]:
+def remedies(
+    config: ml_collections.ConfigDict, devices: int
+) -> Iterator[tuple[str, ml_collections.ConfigDict]]:
     """What to change where there is no room, each on top of the one before: parameters split over
-    all devices, activations computed anew, smaller batches."""
+    all devices, activations computed anew, smaller batches down to an example a device."""
+    flat: dict[str, Any] = {"train.mesh": "fsdp=-1"}
+    if config.train.mesh != "fsdp=-1":
+        yield _changed(config, flat)
+    keep = {"none": "full", "dots": "full", False: True}
+    found = {name: keep[kind] for name, kind in _remat(config.model, "model") if kind in keep}
+    if found:
+        flat |= found
+        yield _changed(config, flat)
+    batch = config.data.batch_size // 2
+    while batch >= devices:
+        yield _changed(config, flat | {"data.batch_size": batch})
+        batch //= 2
+
+
+def _remat(part: ml_collections.ConfigDict, path: str) -> Iterator[tuple[str, Any]]:
+    """What the parts of a model keep of their activations, by the path of the field."""
+    for name, value in part.items():
+        if isinstance(value, ml_collections.ConfigDict):
+            yield from _remat(value, f"{path}.{name}")
+        elif name == "remat":
+            yield f"{path}.remat", value
+
+
+def _changed(
+    config: ml_collections.ConfigDict, flat: dict[str, Any]
+) -> tuple[str, ml_collections.ConfigDict]:
     changed = ml_collections.ConfigDict(config.to_dict())
-    said: list[str] = []
-
-    def step(field: str, value: Any) -> tuple[str, ml_collections.ConfigDict]:
-        parts = field.split(".")
-        place = changed
-        for part in parts[:-1]:
-            place = place[part]
-        place[parts[-1]] = value
-        said.append(f"--config.{field}={value}")
-        return " ".join(said), ml_collections.ConfigDict(changed.to_dict())
-
-    if changed.train.mesh != "fsdp=-1":
-        yield step("train.mesh", "fsdp=-1")
-    model = changed.model
-    if model.get("remat") in ("none", "dots"):
-        yield step("model.remat", "full")
-    elif model.get("remat") is False:
-        yield step("model.remat", True)
-    while changed.data.batch_size > 1:
-        said[:] = [text for text in said if "batch_size" not in text]
-        yield step("data.batch_size", changed.data.batch_size // 2)
+    changed.update_from_flattened_dict(flat)
+    return " ".join(f"--config.{name}={value}" for name, value in flat.items()), changed
 
 
 def full_size() -> dict[str, ml_collections.ConfigDict]:
@@ -278,8 +287,8 @@ class Program(NamedTuple):
 
 
 def table(programs: Sequence[Program], reports: Path | None = None) -> bool:
-    """Prints a row for each program, and for one alone that does not fit what does; returns whether
-    all of them fit. `reports` as `compiled_program`."""
+    """Prints a row for each program, for one that does not fit what does; returns whether all of
+    them fit. `reports` as `compiled_program`."""
     machines = {(p.topology, p.slices): devices_of(p.topology, p.slices) for p in programs}
     rows, failures, alone = [], [], len(programs) == 1
     for program in track(programs, "compiling", unit="programs"):
@@ -292,9 +301,10 @@ def table(programs: Sequence[Program], reports: Path | None = None) -> bool:
                     *(f"{kind}: {size / GIB:.3f} GiB" for kind, size in report.collectives.items())
                 )
         except MemoryError as error:
-            failures.append(f"{program.name}: {error}")
-            if alone:
-                rows += _what_fits(program, devices, chip, reports)
+            found = _what_fits(program, devices, chip, reports)
+            rows += [describe(changed, report, chip) for changed, _, report in found]
+            advice = "".join(f"; with {said} it does" for _, said, _ in found)
+            failures.append(f"{program.name} does not fit ({error}){advice}")
         except (UserError, jax.errors.JaxRuntimeError) as error:
             if alone:
                 raise
@@ -337,23 +347,24 @@ def print_rows(rows: list[dict[str, str]], title: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    shown = Table(*rows[0], title=title)
+    shown = Table(title=title)
+    for name in rows[0]:
+        shown.add_column(name, no_wrap=name in ("config", "machine"))
     for row in rows:
         shown.add_row(*row.values())
-    Console(width=150).print(shown)
+    Console(width=180).print(shown)
 
 
 def _what_fits(
     program: Program, devices: list[Any], chip: Chip, reports: Path | None
-) -> list[dict[str, str]]:
+) -> list[tuple[Program, str, Report]]:
     """The first of the remedies that compiles, if there is one."""
-    for said, config in remedies(program.config):
+    for said, config in remedies(program.config, len(devices)):
         try:
             report = fitting_program(config, devices, chip, program.program, reports)
         except MemoryError:
             continue
-        changed = program._replace(name=f"{program.name} {said}", config=config)
-        return [describe(changed, report, chip)]
+        return [(program._replace(config=config), said, report)]
     return []
 
 
@@ -364,7 +375,7 @@ def describe(program: Program, report: Report, chip: Chip) -> dict[str, str]:
     largest = max(bounds, key=lambda kind: bounds[kind])
     return {
         "config": program.name + (", sampling" if program.program == "sample" else ""),
-        "machine": f"{slices}{program.topology}, {program.config.train.mesh}",
+        "machine": f"{slices}{program.topology} {program.config.train.mesh}",
         "devices": str(report.devices),
         "batch": str(report.batch),
         "arguments": f"{report.arguments / GIB:.2f}",

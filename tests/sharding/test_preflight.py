@@ -61,15 +61,44 @@ def test_remedies_build_on_each_other():
     config = preflight.full_size()["hierarchy/musicgen_small"]
     with config.unlocked():
         config.train.mesh, config.model.remat, config.data.batch_size = "data=-1", "none", 4
-    said = [text for text, _ in preflight.remedies(config)]
-    assert said == [
-        "--config.train.mesh=fsdp=-1",
-        "--config.train.mesh=fsdp=-1 --config.model.remat=full",
-        "--config.train.mesh=fsdp=-1 --config.model.remat=full --config.data.batch_size=2",
-        "--config.train.mesh=fsdp=-1 --config.model.remat=full --config.data.batch_size=1",
+    mesh, remat = "--config.train.mesh=fsdp=-1", "--config.model.remat=full"
+    assert [text for text, _ in preflight.remedies(config, 1)] == [
+        mesh,
+        f"{mesh} {remat}",
+        f"{mesh} {remat} --config.data.batch_size=2",
+        f"{mesh} {remat} --config.data.batch_size=1",
     ]
-    *_, (_, last) = preflight.remedies(config)
+    *_, (_, last) = preflight.remedies(config, 1)
     assert last.data.batch_size == 1 and config.data.batch_size == 4
+    # An example a device is the least.
+    assert len(list(preflight.remedies(config, 4))) == 2
+
+
+def test_remedies_find_what_parts_of_a_model_keep():
+    every = preflight.full_size()
+    config = every["joint/mulan_ast"]
+    _, (said, changed), *_ = preflight.remedies(config, 8)
+    assert "--config.model.audio.remat=full" in said and changed.model.text.remat == "full"
+    assert config.model.text.remat == "dots"
+    _, (_, changed), *_ = preflight.remedies(every["semantic/mert_95m"], 8)
+    assert changed.model.trunk.remat == "full"
+
+
+def test_what_does_not_fit_is_changed_until_it_does(monkeypatch, capsys):
+    config = preflight.full_size()["hierarchy/musicgen_small"]
+
+    def compiled(config, devices, limit, *_):
+        if config.data.batch_size > 16 or config.model.remat != "full":
+            raise MemoryError("no room")
+        return report()
+
+    monkeypatch.setattr(preflight, "compiled_program", compiled)
+    monkeypatch.setattr(preflight, "devices_of", lambda *_: [None] * 8)
+    program = preflight.Program("small", config, "v5e:2x4")
+    assert not preflight.table([program, program])
+    printed = capsys.readouterr().out
+    assert printed.count("small does not fit (no room); with --config.train.mesh=fsdp=-1 ") == 2
+    assert "remat=full" in printed and "batch_size=12 it does" in printed
 
 
 def report(peak=2 * GIB):
