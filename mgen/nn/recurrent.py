@@ -1,5 +1,8 @@
 """The LSTM of SEANet codecs: stacked, unidirectional, with a residual around the stack."""
 
+import functools
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -16,6 +19,43 @@ def _uniform(bound: float) -> nn.initializers.Initializer:
     return lambda key, shape, dtype=jnp.float32: jax.random.uniform(
         key, shape, dtype, -bound, bound
     )
+
+
+def _recur(
+    kernel: Float[Array, "D 4D"], gates: Float[Array, "T B 4D"], carry: Float[Array, "2 B D"]
+) -> tuple[Float[Array, "2 B D"], Float[Array, "T B D"]]:
+    """The hidden states after each step, given what the input adds to the gates; and the last
+    state."""
+
+    def advance(carry: Array, gates: Array) -> tuple:
+        hidden, cell = carry
+        gates = (gates + hidden.astype(kernel.dtype) @ kernel).astype(jnp.float32)
+        i, f, g, o = jnp.split(gates, 4, axis=-1)
+        cell = jax.nn.sigmoid(f) * cell + jax.nn.sigmoid(i) * jnp.tanh(g)
+        hidden = jax.nn.sigmoid(o) * jnp.tanh(cell)
+        return jnp.stack([hidden, cell]), hidden.astype(kernel.dtype)
+
+    return jax.lax.scan(advance, carry, gates, unroll=UNROLL)
+
+
+# The gradient of the kernel is one product over all steps: a sum that grew in the loop would be
+# summed over the devices in each of its steps (EnCodec 32 kHz: 6.4 of 6.7 GB between devices).
+recur = jax.custom_vjp(_recur)
+
+
+def _recur_forward(kernel: Array, gates: Array, carry: Array) -> tuple[Any, Any]:
+    made, backward = jax.vjp(functools.partial(_recur, kernel), gates, carry)
+    before = jnp.concatenate([carry[:1].astype(kernel.dtype), made[1][:-1]])
+    return made, (backward, before)
+
+
+def _recur_backward(kept: Any, cotangents: Any) -> tuple[Array, Array, Array]:
+    backward, before = kept
+    gates, carry = backward(cotangents)
+    return jnp.einsum("tbd,tbg->dg", before, gates), gates, carry
+
+
+recur.defvjp(_recur_forward, _recur_backward)
 
 
 class ResidualLSTM(nn.Module):
@@ -57,16 +97,7 @@ class ResidualLSTM(nn.Module):
             bias = (weights["input_bias"] + weights["hidden_bias"]).astype(self.dtype)
             gates = y @ weights["input_kernel"].astype(self.dtype) + bias[None, None]
 
-            def advance(carry: Array, gates: Array, kernel: Array = kernel) -> tuple:
-                hidden, cell = carry
-                gates = (gates + hidden.astype(self.dtype) @ kernel).astype(jnp.float32)
-                i, f, g, o = jnp.split(gates, 4, axis=-1)
-                cell = jax.nn.sigmoid(f) * cell + jax.nn.sigmoid(i) * jnp.tanh(g)
-                hidden = jax.nn.sigmoid(o) * jnp.tanh(cell)
-                return jnp.stack([hidden, cell]), hidden.astype(self.dtype)
-
-            outputs: Array
-            carry, outputs = jax.lax.scan(advance, carry, gates.swapaxes(0, 1), unroll=UNROLL)
+            carry, outputs = recur(kernel, gates.swapaxes(0, 1), carry)
             carries.append(carry)
             y = outputs.swapaxes(0, 1)
         return jnp.stack(carries), block + y.astype(block.dtype)
