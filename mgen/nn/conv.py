@@ -47,7 +47,7 @@ def fold_stride(
     one: `stride` steps become channels of one step. T and K are multiples of it.
 
     XLA's gradient of a convolution with a stride puts zeros between the steps: on a CPU this form
-    takes half of its time, for a TPU it moves a third of its bytes (EnCodec's layers).
+    takes half of its time, for a TPU it moves half of its bytes (EnCodec's layers of stride 4).
     """
     folded = x.reshape(x.shape[0], -1, stride * x.shape[2])
     return folded, kernel.reshape(-1, folded.shape[2], kernel.shape[2])
