@@ -147,7 +147,7 @@ def compiled_program(
     lowered = jitted.lower(*arguments)
     kept = None if reports is None else reports / f"{_fingerprint(lowered, devices)}.json"
     if kept is not None and kept.exists():
-        return Report(**json.loads(kept.read_text()))
+        return Report(**json.loads(kept.read_text()) | {"limit": limit})
     start = time.perf_counter()
     try:
         options = None if devices[0].platform == "tpu" else NO_TUNING

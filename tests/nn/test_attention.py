@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax._src.cudnn import fused_attention_stablehlo
 
 from mgen.kernels.decode_attention import cached_attention
 from mgen.nn import embed
@@ -141,7 +140,8 @@ def test_gpus_attend_by_cudnn(settings, biased, monkeypatch):
     """What is lowered for a GPU, forward and backward, with what says that one is here replaced."""
     monkeypatch.setattr("mgen.nn.attention.platform", lambda: "gpu")
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91000)
+    version = "jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version"
+    monkeypatch.setattr(version, lambda: 91000)
     length = 256
     bias = jnp.zeros((4, 2 * length - 1)) if biased else None
     x = jnp.zeros((B, length, 32), jnp.bfloat16)
