@@ -24,7 +24,7 @@ os.environ.update(cli.COMPILE_ONLY)
 
 _CONFIG = cli.define_config_flag()
 _ALL = flags.DEFINE_bool("all", False, "Every full-size config in place of one.")
-_PODS = flags.DEFINE_bool("pods", False, "Those of `mgen.preflight.PODS`, each for its machine.")
+_PODS = flags.DEFINE_bool("pods", False, "Full-size configs, each for its own machine.")
 _TOPOLOGY = flags.DEFINE_string("topology", "", "Chip and shape: v5e:2x4.")
 _PROGRAM = flags.DEFINE_enum("program", "train", ["train", "sample"], "What to compile.")
 _SLICES = flags.DEFINE_integer("slices", 1, "Slices of that shape.", 1)
@@ -35,8 +35,6 @@ _QUICK = flags.DEFINE_bool("quick", None, "Less effort of the compiler; by defau
 
 def main(argv: list[str]) -> None:
     del argv
-    if _ALL.value if _QUICK.value is None else _QUICK.value:
-        os.environ.update(cli.QUICK)
     from mgen import clips, preflight
     from mgen.errors import UserError
 
@@ -52,6 +50,8 @@ def main(argv: list[str]) -> None:
         programs = [preflight.Program(*each, *machine) for each in configs.items()]
     for program in programs if _MESH.value else ():
         program.config.train.mesh = _MESH.value
+    if _ALL.value if _QUICK.value is None else _QUICK.value:
+        preflight.quickly()
     if not preflight.table(programs, clips.make_folder(_OUT.value)):
         raise UserError("something does not fit: see above what, and what does in its place")
 

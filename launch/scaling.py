@@ -14,7 +14,7 @@ from absl import flags
 
 from mgen import cli
 
-os.environ.update(cli.COMPILE_ONLY | cli.QUICK)
+os.environ.update(cli.COMPILE_ONLY)
 
 _OUT = flags.DEFINE_string("out", "out/scaling", "Folder of the table and the picture.")
 _TOPOLOGIES = flags.DEFINE_list(
@@ -26,6 +26,7 @@ def main(argv: list[str]) -> None:
     del argv
     from mgen import clips, preflight
 
+    preflight.quickly()
     every = preflight.full_size()
     models = {"hierarchy/musicgen_large": 4, "stems/latent_stems_1b": 4}
     configs = {name: (every[name], each) for name, each in models.items()}

@@ -23,8 +23,6 @@ COMPILE_ONLY = dict(
     JAX_PLATFORMS="cpu", TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1",
     JAX_ENABLE_COMPILATION_CACHE="false",
 )  # fmt: skip
-# There too: XLA's programs are a little slower, and made in a fifth of the time.
-QUICK = dict(JAX_EXEC_TIME_OPTIMIZATION_EFFORT="-1.0")
 COMMANDS = {
     "prepare_data": "build a dataset (bundled scores, your MIDI, Slakh2100, folders of audio)",
     "inspect_data": "print a dataset's table, draw a page of it, write a few WAVs",

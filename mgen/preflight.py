@@ -35,8 +35,8 @@ NO_TUNING = {"xla_gpu_enable_triton_gemm": False}
 # Of a compiler that found no room.
 NO_ROOM = ("RESOURCE_EXHAUSTED", "out of memory", "Ran out of memory")
 
-# Devices that parameters are split over at most, where there are many. Over 512 the compiler of
-# TPUs gathers by sums over all of them, twice the bytes.
+# Devices that parameters are split over at most, where there are more. Over all devices of a slice
+# of v5p (64, 512) the compiler gathers by sums, twice the bytes.
 SPLIT = 64
 
 
@@ -83,6 +83,12 @@ class Report:
         """The most that a step can make of the device's FLOPs, everything overlapping."""
         bounds = self.bounds(chip)
         return bounds["compute"] / max(*bounds.values(), 1e-12)
+
+
+def quickly() -> None:
+    """From here on asks the compiler for less effort. Not by the environment: configs, which flags
+    read, have imported jax already."""
+    jax.config.update("jax_exec_time_optimization_effort", -1.0)
 
 
 def chip_of(topology: str) -> Chip:
@@ -206,11 +212,15 @@ def _program(task: Task, mesh: Mesh, batch: int, program: str) -> tuple[Any, OnM
 
 
 def fitting_program(
-    config: ml_collections.ConfigDict, devices: list[Any], chip: Chip, *how: Any
+    config: ml_collections.ConfigDict,
+    devices: list[Any],
+    chip: Chip,
+    program: str = "train",
+    reports: Path | None = None,
 ) -> Report:
     """`compiled_program`; `MemoryError` also where the compiler has just made it and the device
     would be fuller than full."""
-    report = compiled_program(config, devices, chip.memory, *how)
+    report = compiled_program(config, devices, chip.memory, program, reports)
     if not report.fits:
         raise MemoryError(f"peak of {report.peak / GIB:.2f} of {report.limit / GIB:.0f} GiB")
     return report

@@ -150,7 +150,7 @@ class Program:
     def collective_bytes(self) -> dict[str, float]:
         """Bytes that a device receives by each kind of collective, in rings of many devices: the
         result of a gather, what goes into a scatter, twice what is reduced for all."""
-        largest: dict[str, tuple[float, str, float]] = {}
+        rarest: dict[str, tuple[float, str, float]] = {}
         for computation in self.computations.values():
             scatters = computation.name.startswith("all-reduce-scatter")
             for instruction in computation.body.values():
@@ -163,10 +163,10 @@ class Program:
                 channel = re.search(r"channel_id=(\d+)", instruction.rest)
                 label = channel[1] if channel else f"{computation.name}/{instruction.name}"
                 runs = self.runs[computation.name]
-                if label not in largest or runs < largest[label][2]:
-                    largest[label] = (size, kind, runs)
+                if label not in rarest or runs < rarest[label][2]:
+                    rarest[label] = (size, kind, runs)
         totals: defaultdict[str, float] = defaultdict(float)
-        for size, kind, runs in largest.values():
+        for size, kind, runs in rarest.values():
             totals[kind] += size * runs
         return {kind: size for kind, size in totals.items() if size}
 
@@ -195,17 +195,17 @@ class Program:
         if kind in _FREE or ended or "AllocateBuffer" in instruction.rest:
             return 0.0
         if kind.endswith("-start"):  # its result names operands too
-            return sum(memory(instruction.shape))
+            return sum(_memory(instruction.shape))
         shapes = [body[name].shape if name in body else "" for name in instruction.operands]
         if kind in ("dynamic-slice", "slice", "gather"):
-            return 2 * sum(memory(instruction.shape))
+            return 2 * sum(_memory(instruction.shape))
         if kind == "dynamic-update-slice":
-            return 2 * sum(memory(shapes[1]))
+            return 2 * sum(_memory(shapes[1]))
         if kind != "fusion":
-            return sum(sum(memory(shape)) for shape in [instruction.shape, *shapes])
+            return sum(sum(_memory(shape)) for shape in [instruction.shape, *shapes])
         fused = self.computations[instruction.called[0]]
         reads = (
-            min(sum(memory(shape)), self._read(fused, fused.parameters[i]))
+            min(sum(_memory(shape)), self._read(fused, fused.parameters[i]))
             for i, shape in enumerate(shapes)
         )
         return sum(_written(fused, instruction.shape)) + sum(reads)
@@ -231,10 +231,10 @@ class Program:
 def _received(kind: str, collective: Instruction, computation: Computation) -> float:
     """Bytes that a device receives by one collective of one or several arrays."""
     body = computation.body
-    given = bytes_of(*(body[name].shape for name in collective.operands if name in body))
+    given = _bytes(*(body[name].shape for name in collective.operands if name in body))
     if kind == "reduce-scatter":
         return given
-    made = bytes_of(collective.shape)
+    made = _bytes(collective.shape)
     if collective.kind.endswith("-start") and made > given:  # lists what it was given too
         made -= given
     return made * (2 if kind == "all-reduce" else 1)
@@ -263,15 +263,15 @@ def _written(fused: Computation, shape: str) -> list[float]:
     root = fused.root
     names = root.operands if root.kind == "tuple" else [root.name]
     found = []
-    for name, size in zip(names, memory(shape)):
+    for name, size in zip(names, _memory(shape)):
         made = fused.body.get(name)
         while made is not None and made.kind == "bitcast":
             made = fused.body.get(made.operands[0])
         if made is not None and made.kind == "dynamic-update-slice":
             update = fused.body[made.operands[1]]
             size = min(size, sum(array[0] for array in _arrays(update.shape)))
-        elif made is not None and made.kind in ("parameter", *COLLECTIVES):
-            size = 0.0 if root.kind == "tuple" else size
+        elif root.kind == "tuple" and made is not None and made.kind in ("parameter", *COLLECTIVES):
+            size = 0.0  # handed on
         found.append(size)
     return found
 
@@ -286,11 +286,11 @@ def _arrays(shape: str) -> list[tuple[float, bool]]:
     return found
 
 
-def memory(shape: str) -> list[float]:
+def _memory(shape: str) -> list[float]:
     """Bytes of each array of a shape; 0 for one that is not in the device's large memory."""
     return [size if here else 0.0 for size, here in _arrays(shape)]
 
 
-def bytes_of(*shapes: str) -> float:
+def _bytes(*shapes: str) -> float:
     """Bytes of shapes, of arrays or tuples of them, wherever they are."""
     return sum(size for shape in shapes for size, _ in _arrays(shape))

@@ -57,12 +57,11 @@ def test_a_slow_and_a_dead_worker_are_named(scores, monkeypatch):
 
 def test_without_workers_nothing_is_said_and_no_thread_is_left(monkeypatch):
     monkeypatch.setattr(workers.logging, "warning", pytest.fail)
-    before = threading.active_count()
+    before = set(threading.enumerate())
     assert list(workers.watched(iter([{"x": 1}, {"x": 2}]), 10.0)) == [{"x": 1}, {"x": 2}]
-    for thread in threading.enumerate():
-        if thread is not threading.current_thread() and not thread.daemon:
-            thread.join(5.0)
-    assert threading.active_count() <= before + 1
+    for thread in set(threading.enumerate()) - before:
+        thread.join(5.0)
+        assert not thread.is_alive()
 
 
 def test_other_errors_are_themselves():

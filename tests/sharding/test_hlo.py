@@ -1,14 +1,9 @@
 """Bytes counted from programs that move a known number of them."""
 
-import os
-import subprocess
-import sys
-
 import jax
 import jax.numpy as jnp
 import pytest
 
-from mgen import cli
 from mgen.sharding import hlo
 
 EIGHT_DEVICES = """
@@ -39,9 +34,8 @@ assert found["all-gather"] in (6 * 4 * 64 * 4, 6 * 64 * 64 * 4), found
 """
 
 
-def test_collectives_of_a_loop():
-    done = subprocess.run([sys.executable, "-c", EIGHT_DEVICES], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+def test_collectives_of_a_loop(run_python):
+    run_python(EIGHT_DEVICES)
 
 
 @pytest.mark.parametrize(
@@ -142,10 +136,5 @@ assert least <= program.traffic() <= most, (program.traffic(), least, most)
 """
 
 
-def test_loops_of_the_compiler_of_tpus():
-    pytest.importorskip("libtpu")
-    done = subprocess.run(
-        [sys.executable, "-c", FOR_TPUS],
-        capture_output=True, text=True, env=os.environ | cli.COMPILE_ONLY,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
+def test_loops_of_the_compiler_of_tpus(compile_for_tpus):
+    compile_for_tpus(FOR_TPUS)
