@@ -12,7 +12,7 @@ PIP = -m pip install -qq --disable-pip-version-check
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.5
 
-.PHONY: help demo demo-tokens demo-hierarchy demo-stems test test-parity test-next lint format bench scaling clean
+.PHONY: help demo demo-tokens demo-hierarchy demo-stems test test-parity test-gpu test-next lint format bench scaling clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ test: $(VENV)/.extras-dev,scale,export,preflight  ## Run the tests that need no 
 
 test-parity: $(VENV)/.extras-dev,parity  ## Compare with the released PyTorch implementations
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m parity
+
+test-gpu: $(VENV)/.extras-dev,preflight-gpu  ## Compile for GPUs that are not here
+	$(BIN)/python -m pytest -k h100 tests/sharding/test_preflight.py
 
 test-next: $(NEXT)/.extras-dev  ## Run the tests that need no TensorFlow: Python 3.12, jax 0.11.2
 	$(NEXT)/bin/python -m pytest -n 2 --dist loadfile -m 'not parity and not tf'

@@ -7,7 +7,8 @@ mgen preflight --pods                       # the machines that BENCHMARKS.md ha
 
 GiB and milliseconds are of one device. --quick, which --all has by itself, asks the compiler for
 less effort: a third of the time, for about the same memory. What --out has reports of is done.
-Needs `pip install 'mgen[preflight]'`, no TPU and no GPU (--topology=h100:1x8, hosts and GPUs).
+Needs `pip install 'mgen[preflight]'` and no TPU; `mgen[preflight-gpu]` and no GPU for
+--topology=h100:1x8 (hosts and GPUs).
 """
 
 import os

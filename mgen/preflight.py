@@ -119,8 +119,9 @@ def devices_of(topology: str, slices: int = 1) -> list[Any]:
         found = topologies.get_topology_desc(platform=platform, topology_name=topology, **options)
     except Exception as error:
         reason = str(error).splitlines()[0]
+        extra = "preflight" if platform == "tpu" else "preflight-gpu"
         raise UserError(
-            f"--topology={topology}: {reason} (expected `pip install 'mgen[preflight]'` and a "
+            f"--topology={topology}: {reason} (expected `pip install 'mgen[{extra}]'` and a "
             "shape of that chip)"
         ) from error
     return list(found.devices)
