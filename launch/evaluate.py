@@ -2,6 +2,7 @@
 
 mgen evaluate --workdir=out/codec --split=test --out=out/report
 mgen evaluate --workdir=out/lm --dataset=out/tokens --split=validation
+mgen evaluate --workdir=out/lm --int8    # what int8 decoding loses
 
 Several processes (as `mgen train` knows them) share batches and weights; what a model heard is
 written where there is one.
@@ -24,6 +25,7 @@ _DATASET = flags.DEFINE_string("dataset", "", "Prepared dataset; the one of trai
 _SPLIT = flags.DEFINE_string("split", "test", "Split of the dataset.")
 _BATCHES = flags.DEFINE_integer("batches", 16, "At most that many batches.", lower_bound=1)
 _MESH = flags.DEFINE_string("mesh", "data=-1", "Devices, as train.mesh has them.")
+_INT8 = flags.DEFINE_bool("int8", False, "Weights of a language model rounded to int8.")
 _OUT = flags.DEFINE_string("out", "", "Folder for report.json, audio and pictures.")
 
 
@@ -34,7 +36,7 @@ def main(argv: list[str]) -> None:
 
     hosts.initialize()
     what = (_DATASET.value, _SPLIT.value, _BATCHES.value, _MESH.value)
-    report, summaries = evaluation.of_workdir(_WORKDIR.value, *what, listen=bool(_OUT.value))
+    report, summaries = evaluation.of_workdir(_WORKDIR.value, *what, bool(_OUT.value), _INT8.value)
     if jax.process_index():
         return
     for name, value in sorted(report.items()):

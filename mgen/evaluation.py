@@ -1,5 +1,6 @@
 """A trained model scored on held-out data, by any number of processes."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -11,7 +12,13 @@ from mgen.train import checkpoint, loop
 
 
 def of_workdir(
-    workdir: str, dataset: str, split: str, batches: int, mesh: str, listen: bool
+    workdir: str,
+    dataset: str,
+    split: str,
+    batches: int,
+    mesh: str,
+    listen: bool,
+    int8: bool = False,
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """The figures of a model, and audio and pictures of the first batch (`Task.summaries`).
 
@@ -23,11 +30,18 @@ def of_workdir(
       batches: at most so many.
       mesh: see `mgen.sharding.mesh.make_mesh`.
       listen: whether audio and pictures are made.
+      int8: with weights rounded as `generate --int8` has them.
 
     Raises `UserError` where the workdir or the data cannot be read.
     """
     devices = mesh_lib.make_mesh(mesh)
     task, state = checkpoint.load_state(workdir, mesh=devices)
+    if int8:
+        params = task.generator_params(state)
+        places = jax.tree.map(lambda x: x.sharding, params)
+        rounded = jax.jit(task.int8_values, out_shardings=places)(params)
+        name = "params" if state.ema is None else "ema"
+        state = dataclasses.replace(state, **{name: rounded})
     config, number, processes = task.config, jax.process_index(), jax.process_count()
     config.data.dataset = dataset or config.data.dataset
 

@@ -101,12 +101,33 @@ def quantized(weights: Params) -> Params:
     def quantize(node: Any) -> Any:
         if not matrix(node):
             return node
-        scale = jnp.abs(node["w"]).max(axis=1, keepdims=True) / 127.0
-        # A row of zeros has no scale.
-        whole = jnp.round(node["w"] / jnp.where(scale > 0, scale, 1.0))
+        whole, scale = _whole(node["w"], 1)
         return node | {"w": whole.astype(jnp.int8), "scale": scale}
 
     return jax.tree.map(quantize, weights, is_leaf=matrix)
+
+
+def int8_values(params: Params) -> Params:
+    """Parameters of `LM`, scanned or not, whose kernels have the values that `quantized` gives
+    them: a loss with these is that of int8 decoding."""
+
+    def value(path: tuple[Any, ...], x: Array) -> Array:
+        *_, layer, name = (key.key for key in path)
+        if name != "kernel":
+            return x
+        # [..., in, out], of attention [..., in, H, hd] and [..., H, hd, out].
+        inputs = {"query": (-3,), "key": (-3,), "value": (-3,), "out": (-3, -2)}.get(layer, (-2,))
+        whole, scale = _whole(x.astype(jnp.float32), inputs)
+        return (whole * scale).astype(x.dtype)
+
+    return jax.tree_util.tree_map_with_path(value, params)
+
+
+def _whole(w: Array, inputs: int | tuple[int, ...]) -> tuple[Array, Array]:
+    """Whole numbers from -127 to 127 and what they are to be scaled by."""
+    scale = jnp.abs(w).max(axis=inputs, keepdims=True) / 127.0
+    # A row of zeros has no scale.
+    return jnp.round(w / jnp.where(scale > 0, scale, 1.0)), scale
 
 
 def _norm(layer: Params) -> Params:

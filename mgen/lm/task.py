@@ -13,8 +13,8 @@ import numpy as np
 from mgen.errors import UserError
 from mgen.kmeans import Codebook
 from mgen.lm import condition as conditions
+from mgen.lm import decode, masked
 from mgen.lm import loss as lm_loss
-from mgen.lm import masked
 from mgen.lm.condition import Condition
 from mgen.lm.filters import SamplingConfig
 from mgen.lm.model import LM
@@ -237,6 +237,11 @@ class Task(task.Task):
             without = losses(conditions.absent(config, condition))
             metrics["cross_entropy_alone"] = (without["nats"] * share).sum()
         return whole["objective"], (metrics, variables)
+
+    def int8_values(self, params: Params) -> Params:
+        if self.lm_config.objective == "masked":
+            return super().int8_values(params)
+        return decode.int8_values(params)
 
     def baseline(self, train_data: Iterator[Batch], held_out: Iterator[Batch]) -> Metrics:
         """Loss on held-out codes of the training codes' frequencies (add-one smoothed): what a

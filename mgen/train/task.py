@@ -70,6 +70,10 @@ class Task(abc.ABC):
         audio [B, T, C] to them and back."""
         raise UserError(f"a model of family {self.family!r} has no latents")
 
+    def int8_values(self, params: Params) -> Params:
+        """Optional: parameters with the values that they have where weights are kept as int8."""
+        raise UserError(f"--int8: a model of family {self.family!r} has no int8 weights")
+
     def summaries(self, state: TrainState, batch: Batch, key: Key) -> dict[str, Any]:
         """Optional, on the host: {"audio/<name>": (float [B, T, C], sample_rate), "image/<name>":
         float [H, W, 3]}."""

@@ -98,6 +98,8 @@ def test_evaluate(mgen, trained, tmp_path):
     fails(done, "tset", "test")
     done = mgen("evaluate", f"--workdir={trained}", f"--dataset={tmp_path}", check=False)
     fails(done, tmp_path)
+    done = mgen("evaluate", f"--workdir={trained}", "--int8", check=False)
+    fails(done, "--int8", "'codec'")
 
 
 def test_tokenize(mgen, trained, scores, tmp_path):

@@ -127,21 +127,31 @@ def test_int8_is_off_by_half_a_step_at_most(seed, level):
     assert np.all(error <= 0.5001 * np.abs(w).max(axis=1, keepdims=True) / 127)
 
 
+def values(node):
+    """Weights with what int8 matrices stand for in their place."""
+    if isinstance(node, list):
+        return [values(item) for item in node]
+    if not isinstance(node, dict) or "w" not in node:
+        return {k: values(v) for k, v in node.items()} if isinstance(node, dict) else node
+    return {k: v for k, v in node.items() if k != "scale"} | {"w": node["w"] * node["scale"]}
+
+
 def test_int8_weights_give_the_logits_of_their_values(case, condition, model):
     """Each product by int8 weights is that by the values that they stand for."""
-
-    def values(node):
-        if isinstance(node, list):
-            return [values(item) for item in node]
-        if not isinstance(node, dict) or "w" not in node:
-            return {k: values(v) for k, v in node.items()} if isinstance(node, dict) else node
-        return {k: v for k, v in node.items() if k != "scale"} | {"w": node["w"] * node["scale"]}
-
     whole = model.int8()
     assert jax.tree.structure(whole.weights) != jax.tree.structure(model.weights)
     same = dataclasses.replace(whole, weights=values(whole.weights))
     given = dict(frames=FRAMES, seeds=SEEDS, condition=condition, sampling=GUIDED)
     np.testing.assert_array_equal(whole.generate(**given), same.generate(**given))
+
+
+def test_a_loss_with_int8_values_is_that_of_int8_weights(case, model):
+    config, params = case
+    rounded = FrozenLM.from_trained(config, decode.int8_values(params))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=0),
+        rounded.weights, values(model.int8().weights),
+    )  # fmt: skip
 
 
 def test_variants_are_guidance_by_several_conditions(case, condition, run, codes):
