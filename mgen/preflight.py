@@ -156,13 +156,7 @@ def compiled_program(
     if kept is not None and kept.exists():
         return Report(**json.loads(kept.read_text()) | {"limit": limit})
     start = time.perf_counter()
-    try:
-        options = None if devices[0].platform == "tpu" else NO_TUNING
-        compiled = lowered.compile(compiler_options=options)
-    except Exception as error:
-        if any(words in str(error) for words in NO_ROOM):
-            raise MemoryError(_first_line(error)) from error
-        raise
+    compiled = _compile(lowered, devices)
     seconds = time.perf_counter() - start
     memory, text = compiled.memory_analysis(), hlo.Program.parse(compiled.as_text(), trips)
     report = Report(
@@ -186,6 +180,18 @@ def compiled_program(
         partial.write_text(json.dumps(dataclasses.asdict(report)))
         partial.replace(kept)
     return report
+
+
+def _compile(lowered: Any, devices: list[Any]) -> Any:
+    try:
+        options = None if devices[0].platform == "tpu" else NO_TUNING
+        return lowered.compile(compiler_options=options)
+    except Exception as error:
+        told = str(error).splitlines()
+        lines = [line for line in told if any(words in line for words in NO_ROOM)]
+        if lines:
+            raise MemoryError(lines[0].strip()) from error
+        raise
 
 
 def _fingerprint(lowered: Any, devices: list[Any]) -> str:
@@ -225,11 +231,6 @@ def fitting_program(
     if not report.fits:
         raise MemoryError(f"peak of {report.peak / GIB:.2f} of {report.limit / GIB:.0f} GiB")
     return report
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line for line in str(error).splitlines() if any(words in line for words in NO_ROOM)]
-    return lines[0].strip()
 
 
 def remedies(
