@@ -27,6 +27,7 @@ from mgen.typing import Array, Bool, Float, Int, Params
 Cache = list[dict[str, Array]]
 # "w" [out, in], "b" [out, 1] where there is a bias, "scale" [out, 1] where w is int8.
 Matrix = dict[str, Array]
+BLOCK = 2**19  # weights that a CPU converts at a time
 
 
 def arrange(config: LMConfig, params: Params) -> Params:
@@ -135,10 +136,30 @@ def _norm(layer: Params) -> Params:
 
 
 def linear(matrix: Matrix, x: Float[Array, "D N"]) -> Float[Array, "E N"]:
-    y = matrix["w"].astype(x.dtype) @ x
+    w = matrix["w"]
     if "scale" in matrix:
-        y = y * matrix["scale"]
+        y = jax.lax.platform_dependent(w, x, cpu=_by_blocks, default=_converted) * matrix["scale"]
+    else:
+        y = w @ x
     return y + matrix["b"] if "b" in matrix else y
+
+
+def _converted(w: Array, x: Float[Array, "D N"]) -> Float[Array, "E N"]:
+    return w.astype(x.dtype) @ x
+
+
+def _by_blocks(w: Array, x: Float[Array, "D N"]) -> Float[Array, "E N"]:
+    """A few rows at a time: a CPU's compiler keeps all that was converted, in memory, and reads it
+    from there as it would have read float32 weights; a block stays in cache."""
+    count = -(-w.size // BLOCK)
+    rows = -(-w.shape[0] // count)
+
+    def fill(index: Array, y: Float[Array, "E N"]) -> Float[Array, "E N"]:
+        # The last block begins early where it would end late, as slices do.
+        block = jax.lax.dynamic_slice_in_dim(w, index * rows, rows)
+        return jax.lax.dynamic_update_slice_in_dim(y, _converted(block, x), index * rows, 0)
+
+    return jax.lax.fori_loop(0, count, fill, jnp.empty((w.shape[0], x.shape[1]), x.dtype))
 
 
 def normalise(

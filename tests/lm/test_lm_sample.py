@@ -136,6 +136,19 @@ def values(node):
     return {k: v for k, v in node.items() if k != "scale"} | {"w": node["w"] * node["scale"]}
 
 
+@settings(max_examples=20, deadline=None)
+@given(outputs=st.integers(1, 40), inputs=st.integers(1, 9), columns=st.integers(1, 3))
+def test_int8_products_by_blocks_are_those_of_the_whole(outputs, inputs, columns):
+    rng = np.random.default_rng(outputs)
+    w = rng.integers(-127, 128, (outputs, inputs)).astype(np.int8)
+    x = rng.integers(-9, 10, (inputs, columns)).astype(np.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decode, "BLOCK", 30)
+        y = decode.linear({"w": jnp.asarray(w), "scale": jnp.ones((outputs, 1))}, jnp.asarray(x))
+    # Whole numbers: exact.
+    np.testing.assert_array_equal(y, w.astype(np.float32) @ x)
+
+
 def test_int8_weights_give_the_logits_of_their_values(case, condition, model):
     """Each product by int8 weights is that by the values that they stand for."""
     whole = model.int8()
