@@ -6,7 +6,7 @@ mgen preflight --all --topology=v5e:2x4     # every full-size config, with its s
 mgen preflight --pods                       # the machines that BENCHMARKS.md has, for its table
 
 GiB and milliseconds are of one device. --quick, which --all has by itself, asks the compiler for
-less effort: a third of the time, for about the same memory. What --out has reports of is done.
+less effort: a third of the time, for about the same memory. What is in --out is not compiled again.
 Needs `pip install 'mgen[preflight]'` and no TPU; `mgen[preflight-gpu]` and no GPU for
 --topology=h100:1x8 (hosts and GPUs).
 """
@@ -30,7 +30,7 @@ _TOPOLOGY = flags.DEFINE_string("topology", "", "Chip and shape: v5e:2x4.")
 _PROGRAM = flags.DEFINE_enum("program", "train", ["train", "sample"], "What to compile.")
 _SLICES = flags.DEFINE_integer("slices", 1, "Slices of that shape.", 1)
 _MESH = flags.DEFINE_string("mesh", "", "In place of the configs' own, such as fsdp=-1.")
-_OUT = flags.DEFINE_string("out", "out/preflight", "Folder of reports.")
+_OUT = flags.DEFINE_string("out", "out/preflight", "Folder of compiled programs.")
 _QUICK = flags.DEFINE_bool("quick", None, "Less effort of the compiler; by default with --all.")
 
 

@@ -5,9 +5,9 @@ The compiler is the TPUs' own (libtpu): what it refuses would have failed there.
 """
 
 import dataclasses
+import gzip
 import hashlib
 import importlib
-import inspect
 import json
 import os
 import time
@@ -85,6 +85,19 @@ class Report:
         return bounds["compute"] / max(*bounds.values(), 1e-12)
 
 
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """What is kept of a program: why it was refused ("": it was not), memory in bytes, text,
+    seconds of the compiler."""
+
+    refusal: str
+    arguments: float = 0.0
+    temporaries: float = 0.0
+    peak: float = 0.0
+    text: str = ""
+    seconds: float = 0.0
+
+
 def quickly() -> None:
     """From here on asks the compiler for less effort. Not by the environment: configs, which flags
     read, have imported jax already."""
@@ -132,13 +145,13 @@ def compiled_program(
     devices: list[Any],
     limit: float,
     program: str = "train",
-    reports: Path | None = None,
+    kept: Path | None = None,
 ) -> Report:
     """A program of an experiment ("train", a step, or "sample", `Task.sample`) on `devices`, by its
     `train.mesh`.
 
     The batch is `data.batch_size`, of all devices together, made a multiple of what it is split
-    into. A program that `reports` has a report of is not compiled again.
+    into. A program that is in the folder `kept` is not compiled again.
 
     Raises:
       MemoryError: the compiler found no room, with its words.
@@ -152,54 +165,56 @@ def compiled_program(
         trips = task.sample_steps if program == "sample" else 1
         operations = cost.flops(jax.make_jaxpr(function)(*arguments), trips)
     lowered = jitted.lower(*arguments)
-    kept = None if reports is None else reports / f"{_fingerprint(lowered, devices)}.json"
-    if kept is not None and kept.exists():
-        return Report(**json.loads(kept.read_text()) | {"limit": limit})
-    start = time.perf_counter()
-    compiled = _compile(lowered, devices)
-    seconds = time.perf_counter() - start
-    memory, text = compiled.memory_analysis(), hlo.Program.parse(compiled.as_text(), trips)
-    report = Report(
+    file = None if kept is None else kept / f"{_fingerprint(lowered, devices)}.json.gz"
+    if file is not None and file.exists():
+        made = Compiled(**json.loads(gzip.decompress(file.read_bytes())))
+    else:
+        made = _compile(lowered, devices)
+        if file is not None:
+            partial = file.with_suffix(f".{os.getpid()}")
+            partial.write_bytes(gzip.compress(json.dumps(dataclasses.asdict(made)).encode(), 6))
+            partial.replace(file)
+    if made.refusal:
+        raise MemoryError(made.refusal)
+    text = hlo.Program.parse(made.text, trips)
+    return Report(
         devices=len(devices),
         batch=batch,
-        arguments=memory.argument_size_in_bytes,
-        temporaries=memory.temp_size_in_bytes,
-        # The new state takes the place of the old one.
-        peak=memory.argument_size_in_bytes
-        + memory.temp_size_in_bytes
-        + memory.output_size_in_bytes
-        - memory.alias_size_in_bytes,
+        arguments=made.arguments,
+        temporaries=made.temporaries,
+        peak=made.peak,
         limit=limit,
         flops=operations,
         traffic=text.traffic(),
         collectives=text.collective_bytes(),
-        seconds=seconds,
+        seconds=made.seconds,
     )
-    if kept is not None:
-        partial = kept.with_suffix(f".{os.getpid()}")
-        partial.write_text(json.dumps(dataclasses.asdict(report)))
-        partial.replace(kept)
-    return report
 
 
-def _compile(lowered: Any, devices: list[Any]) -> Any:
+def _compile(lowered: Any, devices: list[Any]) -> Compiled:
+    options = None if devices[0].platform == "tpu" else NO_TUNING
+    start = time.perf_counter()
     try:
-        options = None if devices[0].platform == "tpu" else NO_TUNING
-        return lowered.compile(compiler_options=options)
+        compiled = lowered.compile(compiler_options=options)
     except Exception as error:
         told = str(error).splitlines()
         lines = [line for line in told if any(words in line for words in NO_ROOM)]
-        if lines:
-            raise MemoryError(lines[0].strip()) from error
-        raise
+        if not lines:
+            raise
+        return Compiled(lines[0].strip())
+    seconds, memory = time.perf_counter() - start, compiled.memory_analysis()
+    arguments, temporaries = memory.argument_size_in_bytes, memory.temp_size_in_bytes
+    # The new state takes the place of the old one.
+    results = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    peak = arguments + temporaries + results
+    return Compiled("", arguments, temporaries, peak, compiled.as_text(), seconds)
 
 
 def _fingerprint(lowered: Any, devices: list[Any]) -> str:
-    """Of what a compiler is given, of the compiler and of how its program is read."""
+    """Of what a compiler is given and of the compiler."""
     compiler = jax.__version__, devices[0].client.platform_version
     effort = jax.config.values["jax_exec_time_optimization_effort"]
-    sources = [inspect.getsource(module) for module in (cost, hlo)]
-    parts = [*compiler, effort, devices, *sources, lowered.as_text()]
+    parts = [*compiler, effort, devices, lowered.as_text()]
     return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:24]
 
 
@@ -223,11 +238,11 @@ def fitting_program(
     devices: list[Any],
     chip: Chip,
     program: str = "train",
-    reports: Path | None = None,
+    kept: Path | None = None,
 ) -> Report:
     """`compiled_program`; `MemoryError` also where the compiler has just made it and the device
     would be fuller than full."""
-    report = compiled_program(config, devices, chip.memory, program, reports)
+    report = compiled_program(config, devices, chip.memory, program, kept)
     if not report.fits:
         raise MemoryError(f"peak of {report.peak / GIB:.2f} of {report.limit / GIB:.0f} GiB")
     return report
@@ -298,22 +313,22 @@ class Program(NamedTuple):
     program: str = "train"
 
 
-def table(programs: Sequence[Program], reports: Path | None = None) -> bool:
+def table(programs: Sequence[Program], kept: Path | None = None) -> bool:
     """Prints a row for each program, for one that does not fit what does; returns whether all of
-    them fit. `reports` as `compiled_program`."""
+    them fit. `kept` as `compiled_program`."""
     machines = {(p.topology, p.slices): devices_of(p.topology, p.slices) for p in programs}
     rows, failures, alone = [], [], len(programs) == 1
     for program in track(programs, "compiling", unit="programs"):
         devices, chip = machines[program.topology, program.slices], chip_of(program.topology)
         try:
-            report = fitting_program(program.config, devices, chip, program.program, reports)
+            report = fitting_program(program.config, devices, chip, program.program, kept)
             rows.append(describe(program, report, chip))
             if alone:
                 print(
                     *(f"{kind}: {size / GIB:.3f} GiB" for kind, size in report.collectives.items())
                 )
         except MemoryError as error:
-            found = _what_fits(program, devices, chip, reports)
+            found = _what_fits(program, devices, chip, kept)
             rows += [describe(changed, report, chip) for changed, _, report in found]
             advice = "".join(f"; with {said} it does" for _, said, _ in found)
             failures.append(f"{program.name} does not fit ({error}){advice}")
@@ -368,12 +383,12 @@ def print_rows(rows: list[dict[str, str]], title: str) -> None:
 
 
 def _what_fits(
-    program: Program, devices: list[Any], chip: Chip, reports: Path | None
+    program: Program, devices: list[Any], chip: Chip, kept: Path | None
 ) -> list[tuple[Program, str, Report]]:
     """The first of the remedies that compiles, if there is one."""
     for said, config in remedies(program.config, len(devices)):
         try:
-            report = fitting_program(config, devices, chip, program.program, reports)
+            report = fitting_program(config, devices, chip, program.program, kept)
         except MemoryError:
             continue
         return [(program._replace(config=config), said, report)]
@@ -416,7 +431,7 @@ def scaling(
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    reports = make_folder(out / "reports")
+    kept = make_folder(out / "programs")
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in configs}
     jobs = [(name, topology) for name in configs for topology in over]
     for name, topology in track(jobs, "compiling", unit="programs"):
@@ -425,7 +440,7 @@ def scaling(
         config = ml_collections.ConfigDict(config.to_dict())
         config.data.batch_size = each * len(devices)
         config.train.mesh = f"data=-1,fsdp={min(len(devices), SPLIT)}"
-        report = compiled_program(config, devices, chip.memory, "train", reports)
+        report = compiled_program(config, devices, chip.memory, "train", kept)
         rows[name].append(
             describe(Program(name, config, topology), report, chip)
             | {"bounds": report.bounds(chip), "utilisation": report.utilisation(chip)}

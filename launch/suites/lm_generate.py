@@ -38,6 +38,7 @@ class Sizes:
       seconds: of the acoustic tokens.
       prompts: frames of the ragged batch's prompts; frames: of the result.
       lengths: seconds, short and long, of the two generations whose memory is compared; window.
+      int8: width, layers (MusicGen small's) and frames of the model with int8 weights.
       turns: timed runs of each side, after one that compiles; the median counts.
     """
 
@@ -49,10 +50,11 @@ class Sizes:
     lengths: tuple[float, float] = (30.0, 120.0)
     window: float = 10.0
     turns: int = 3
+    int8: tuple[int, int, int] = (1024, 24, 100)
 
 
 FULL = Sizes()
-SMOKE = Sizes(64, 2, 1.0, (2, 4, 6, 8), 20, (3.0, 6.0), 1.0, 1)
+SMOKE = Sizes(64, 2, 1.0, (2, 4, 6, 8), 20, (3.0, 6.0), 1.0, 1, (64, 2, 20))
 RAGGED = 1.15  # times the longest prompt's time, at most
 GROWTH = 1.05  # times the short generation's peak memory, at most: allocation is not exact
 
@@ -141,13 +143,15 @@ def _ragged(sizes: Sizes) -> dict[str, Any]:
 
 
 def _int8(sizes: Sizes) -> dict[str, Any]:
-    lm = _stage("musicgen_small", "", sizes, 30.0).lm
+    dim, layers, frames = sizes.int8
+    lm = _stage("musicgen_small", "", dataclasses.replace(sizes, dim=dim, layers=layers), 30.0).lm
 
     def work(lm: FrozenLM) -> Callable[[], None]:
-        return lambda: jax.block_until_ready(lm.generate(frames=sizes.frames, seeds=[0]))
+        return lambda: jax.block_until_ready(lm.generate(frames=frames, seeds=[0]))
 
     medians = _alternate({"ours": work(lm.int8()), "peer": work(lm)}, sizes.turns)
-    return _row(f"int8 weights against float32, {sizes.frames} frames", "s", **medians)
+    case = f"int8 weights against float32, dim {dim}, {layers} layers, {frames} frames"
+    return _row(case, "s", **medians)
 
 
 def _alternate(sides: dict[str, Callable[[], None]], turns: int) -> dict[str, float]:

@@ -28,6 +28,8 @@ _FREE = (
     *_CONTROL, "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all",
     "partition-id", "replica-id", "opt-barrier", "async-update", "async-done",
 )  # fmt: skip
+# Instructions that read as much of their first operand as they make.
+_PARTS = ("dynamic-slice", "slice", "gather")
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
 _INSTRUCTION = re.compile(r"^(ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)$")
 _CALLED = re.compile(
@@ -84,6 +86,12 @@ class Computation:
             for name, each in self.body.items()
             if each.kind == "parameter"
         }
+
+    def origin(self, name: str) -> str:
+        """Of what a value is a bitcast."""
+        while name in self.body and self.body[name].kind == "bitcast":
+            name = self.body[name].operands[0]
+        return name
 
     @functools.cached_property
     def users(self) -> dict[str, list[Instruction]]:
@@ -194,11 +202,14 @@ class Program:
         ended = kind.endswith("-done") or instruction.name.startswith("async-collective-done")
         if kind in _FREE or ended or "AllocateBuffer" in instruction.rest:
             return 0.0
-        if kind.endswith("-start"):  # its result names operands too
-            return sum(_memory(instruction.shape))
         shapes = [body[name].shape if name in body else "" for name in instruction.operands]
-        if kind in ("dynamic-slice", "slice", "gather"):
-            return 2 * sum(_memory(instruction.shape))
+        if kind.removesuffix("-start") in _PARTS:
+            given = len(_arrays(shapes[0])) if kind.endswith("-start") else 0
+            made = _arrays(instruction.shape)[given:]  # a start names what it is given too
+            read = sum(size for size, _ in made) if any(_memory(shapes[0])) else 0.0
+            return read + sum(size for size, here in made if here)
+        if kind.endswith("-start"):
+            return sum(_memory(instruction.shape))
         if kind == "dynamic-update-slice":
             return 2 * sum(_memory(shapes[1]))
         if kind != "fusion":
@@ -219,9 +230,12 @@ class Program:
                 total += self._read(fused, user.name)
             elif user.kind == "fusion":
                 inner = self.computations[user.called[0]]
-                places = (i for i, operand in enumerate(user.operands) if operand == name)
-                total += sum(self._read(inner, inner.parameters[i]) for i in places)
-            elif user.kind in ("dynamic-slice", "gather", "slice") and first:
+                for i, operand in enumerate(user.operands):
+                    if operand == name:
+                        total += self._read(inner, inner.parameters[i])
+                        if inner.origin(inner.root.name) == inner.parameters[i]:
+                            total += self._read(fused, user.name)
+            elif user.kind in _PARTS and first:
                 total += sum(array[0] for array in _arrays(user.shape))
             elif not _passes(fused, user, first):
                 return math.inf
@@ -264,9 +278,7 @@ def _written(fused: Computation, shape: str) -> list[float]:
     names = root.operands if root.kind == "tuple" else [root.name]
     found = []
     for name, size in zip(names, _memory(shape)):
-        made = fused.body.get(name)
-        while made is not None and made.kind == "bitcast":
-            made = fused.body.get(made.operands[0])
+        made = fused.body.get(fused.origin(name))
         if made is not None and made.kind == "dynamic-update-slice":
             update = fused.body[made.operands[1]]
             size = min(size, sum(array[0] for array in _arrays(update.shape)))

@@ -136,5 +136,36 @@ assert least <= program.traffic() <= most, (program.traffic(), least, most)
 """
 
 
+FETCHED = """
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+from mgen import preflight
+from mgen.sharding import hlo
+
+place = NamedSharding(Mesh(np.array(preflight.devices_of("v5e:1x1")[:1]), ("x",)), P())
+
+def layers(x, weights):
+    for wide, back in weights:
+        x = x + back @ jax.nn.gelu(wide @ x)
+    return x
+
+def shape(*dims):
+    return jax.ShapeDtypeStruct(dims, jnp.float32, sharding=place)
+
+weights = [(shape(4096, 1024), shape(1024, 4096)) for _ in range(8)]
+text = jax.jit(layers).lower(shape(1024, 2), weights).compile().as_text()
+# Or it would not be what is to be counted.
+assert "slice-start(" in text and "copy-start(" in text
+whole = 16 * 4096 * 1024 * 4
+# One more matrix than there are is fetched, for the program's next run.
+traffic = hlo.Program.parse(text).traffic()
+assert whole <= traffic <= 1.01 * whole * 17 / 16, traffic / whole
+"""
+
+
+def test_what_is_fetched_beforehand_is_read_once(compile_for_tpus):
+    compile_for_tpus(FETCHED)
+
+
 def test_loops_of_the_compiler_of_tpus(compile_for_tpus):
     compile_for_tpus(FOR_TPUS)
