@@ -376,10 +376,10 @@ def print_rows(rows: list[dict[str, str]], title: str) -> None:
 
     shown = Table(title=title)
     for name in rows[0]:
-        shown.add_column(name, no_wrap=name in ("config", "machine"))
+        shown.add_column(name, no_wrap=True)
     for row in rows:
         shown.add_row(*row.values())
-    Console(width=180).print(shown)
+    Console(width=220).print(shown)
 
 
 def _what_fits(
