@@ -73,7 +73,9 @@ def experiment(
         config.diffusion.update(diffusion or {})
     if codec is not None:
         config.codec = codec
-        config.latents = dict(hop=math.prod(codec.model.strides), codec="", scale="")
+        config.latents = dict(
+            hop=math.prod(codec.model.strides), codec="", scale="", dtype="float32"
+        )
     config.data = pipeline.default_config(
         view="stems",
         stems=names,

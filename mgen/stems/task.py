@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -55,7 +56,8 @@ class Task(task.Task):
       diffusion (of a denoiser): see `StemsConfig`.
       codec (of a Transformer): the experiment of the codec whose latents it is of.
       latents (of a Transformer): hop (samples a frame), codec (workdir of that codec), scale
-        (folder that `mgen measure_latents` wrote).
+        (folder that `mgen measure_latents` wrote), dtype (of the codec's activations where training
+        encodes).
       loss (of a separator): spectral and windows, see `mgen.stems.loss.separation`.
     """
 
@@ -67,7 +69,15 @@ class Task(task.Task):
         self.diffusion = self.stems_config.diffusion
         # Of the codec whose latents the model is of.
         self.codec = make_task(config.codec) if self.stems_config.latent_hop else None
+        self.encoder = self._encoder() if self.stems_config.latent_hop else None
         self._check()
+
+    def _encoder(self) -> nn.Module:
+        """The codec as training encodes with it."""
+        config = self.config.codec.copy_and_resolve_references()
+        with config.unlocked():
+            config.model.dtype = self.config.latents.get("dtype", "float32")
+        return make_task(config).autoencoder()
 
     def _check(self) -> None:
         data, own = self.config.data, self.stems_config
@@ -238,7 +248,7 @@ class Task(task.Task):
             if mix is not None:
                 mix = jnp.where(shown[:, None, None, None], mix, 0.0)
             return stems, denoiser(config, params, mix=mix)
-        latents = self.latents(variables)
+        latents = dataclasses.replace(self.latents(variables), codec=self.encoder)
         present = self._counted(batch)
         if mix is not None:
             mix = latents.encode(mix)
