@@ -69,8 +69,9 @@ class Task(task.Task):
         self.diffusion = self.stems_config.diffusion
         # Of the codec whose latents the model is of.
         self.codec = make_task(config.codec) if self.stems_config.latent_hop else None
-        self.encoder = self._encoder() if self.stems_config.latent_hop else None
         self._check()
+        if self.codec is not None:
+            self.encoder = self._encoder()
 
     def _encoder(self) -> nn.Module:
         """The codec as training encodes with it."""
