@@ -17,6 +17,7 @@ import numpy as np
 
 from mgen.nn.embed import rope
 from mgen.nn.transformer import ACTIVATIONS, REMAT_POLICIES
+from mgen.sharding.mesh import BATCH, constrain
 from mgen.typing import Array, Float
 
 POSITIONS = ("rotary", "relative", "relative_key", "none")
@@ -227,12 +228,16 @@ class ConformerBlock(nn.Module):
             hidden = nn.Dense(
                 config.dim, dtype=config.dtype, kernel_init=SILENT, name=f"{name}_out"
             )(hidden)
-            return x + 0.5 * drop(hidden)
+            return add(x, 0.5 * drop(hidden))
+
+        def add(x: Array, change: Array) -> Array:
+            # Or the compiler splits widths as the parameters are, and sums scores over devices.
+            return constrain(x + change, BATCH, "seq")
 
         x = feed_forward(x, "ff1")
         attention = RelativeAttention(config, name="attention")
-        x = x + drop(attention(make_norm(config, "attention_norm")(x)))
-        x = x + drop(ConvModule(config, name="conv")(x))
+        x = add(x, drop(attention(make_norm(config, "attention_norm")(x))))
+        x = add(x, drop(ConvModule(config, name="conv")(x)))
         x = feed_forward(x, "ff2")
         x = make_norm(config, "norm")(x)
         return x, x if self.hidden else None
