@@ -13,6 +13,9 @@ one modulation for all blocks, a feed-forward of half its width, EDM in place of
 
   --config.diffusion.objective=flow --config.diffusion.noise_mean=0 --config.diffusion.noise_std=1
 
+Most of a step's bytes are Oobleck's, which encodes in float32. Accelerators are faster, and latents
+less exact, with --config.latents.dtype=bfloat16 (BENCHMARKS.md).
+
 Hardware: 8 accelerators of 80 GB (batch 32). `:smoke` takes seconds on a CPU.
 """
 
