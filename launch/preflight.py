@@ -7,8 +7,7 @@ mgen preflight --pods                       # the machines that BENCHMARKS.md ha
 
 GiB and milliseconds are of one device. --quick, which --all has by itself, asks the compiler for
 less effort: a third of the time, for about the same memory. What is in --out is not compiled again.
-Needs `pip install 'mgen[preflight]'` and no TPU; `mgen[preflight-gpu]` and no GPU for
---topology=h100:1x8 (hosts and GPUs).
+Needs the extra `preflight` and no TPU; for --topology=h100:1x8 (hosts, GPUs) `preflight-gpu`.
 """
 
 import os
