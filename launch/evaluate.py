@@ -36,7 +36,8 @@ def main(argv: list[str]) -> None:
 
     hosts.initialize()
     what = (_DATASET.value, _SPLIT.value, _BATCHES.value, _MESH.value)
-    report, summaries = evaluation.of_workdir(_WORKDIR.value, *what, bool(_OUT.value), _INT8.value)
+    options = dict(listen=bool(_OUT.value), int8=_INT8.value)
+    report, summaries = evaluation.of_workdir(_WORKDIR.value, *what, **options)
     if jax.process_index():
         return
     for name, value in sorted(report.items()):

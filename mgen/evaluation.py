@@ -18,7 +18,7 @@ def of_workdir(
     batches: int,
     mesh: str,
     listen: bool,
-    int8: bool = False,
+    int8: bool,
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """The figures of a model, and audio and pictures of the first batch (`Task.summaries`).
 

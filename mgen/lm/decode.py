@@ -140,7 +140,7 @@ def linear(matrix: Matrix, x: Float[Array, "D N"]) -> Float[Array, "E N"]:
     if "scale" in matrix:
         y = jax.lax.platform_dependent(w, x, cpu=_by_blocks, default=_converted) * matrix["scale"]
     else:
-        y = w @ x
+        y = _converted(w, x)
     return y + matrix["b"] if "b" in matrix else y
 
 

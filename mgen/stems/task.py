@@ -77,7 +77,8 @@ class Task(task.Task):
         """The codec as training encodes with it."""
         config = self.config.codec.copy_and_resolve_references()
         with config.unlocked():
-            config.model.dtype = self.config.latents.get("dtype", "float32")
+            own = config.model.get("dtype", "float32")
+            config.model.dtype = self.config.latents.get("dtype", own)
         return make_task(config).autoencoder()
 
     def _check(self) -> None:
