@@ -1,7 +1,6 @@
 """What a generated or reconstructed clip leaves on disk, and how fast it was made."""
 
 import contextlib
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +10,7 @@ import jax
 import numpy as np
 import safetensors.numpy
 
-from mgen import plot
+from mgen import files, plot
 from mgen.audio import io
 from mgen.audio.loudness import normalise
 from mgen.audio.resample import fit_length
@@ -49,9 +48,10 @@ def write(
     plot.waveform_and_mel(wav.with_suffix(".png"), audio, sample_rate, title=name)
     if codes is not None:
         tensors = {"codes": np.ascontiguousarray(codes, np.int32)}
-        safetensors.numpy.save_file(tensors, wav.with_suffix(".safetensors"))
+        with files.replacing(wav.with_suffix(".safetensors")) as temporary:
+            safetensors.numpy.save_file(tensors, temporary)
     if about is not None:
-        wav.with_suffix(".json").write_text(json.dumps(about, indent=2, sort_keys=True) + "\n")
+        files.write_json(wav.with_suffix(".json"), about)
     return wav
 
 

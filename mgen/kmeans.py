@@ -15,7 +15,6 @@ import dataclasses
 import functools
 import itertools
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from jax.sharding import PartitionSpec as P
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from mgen import manifest, prefetch, tree
+from mgen import files, manifest, prefetch, tree
 from mgen.errors import UserError
 from mgen.nn import cluster
 from mgen.progress import Progress
@@ -453,11 +452,9 @@ def _load_state(path: Path | None, about: dict[str, Any]) -> _State | None:
 def _save_tensors(
     path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str] | None = None
 ) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     contiguous = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
-    save_file(contiguous, temporary, metadata)
-    temporary.replace(path)
+    with files.replacing(path) as temporary:
+        save_file(contiguous, temporary, metadata)
 
 
 def _line(error: Exception) -> str:

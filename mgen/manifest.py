@@ -7,10 +7,10 @@ a model trained on another's.
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
+from mgen import files
 from mgen.errors import UserError
 
 FILE = "manifest.json"
@@ -23,11 +23,7 @@ def config_hash(config: dict[str, Any]) -> str:
 
 def write(folder: str | Path, manifest: dict[str, Any]) -> None:
     """Writes `folder/manifest.json` atomically (temporary name, then rename)."""
-    path = Path(folder) / FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{FILE}.{os.getpid()}")
-    temporary.write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
-    temporary.replace(path)
+    files.write_json(Path(folder) / FILE, manifest)
 
 
 def read(folder: str | Path) -> dict[str, Any]:

@@ -3,11 +3,11 @@
 import io
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mgen import files
 from mgen.inputs.record import OFFSET, ONSET, PITCH, STEM
 
 _PAGE_WIDTH = 12.0  # inches
@@ -19,11 +19,8 @@ def save(path: str | os.PathLike[str], figure: Any) -> None:
     """Writes a figure as PNG, atomically; the same figure gives the same bytes."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(buffer.getvalue())
-    temporary.replace(path)
+    with files.replacing(path) as temporary:
+        temporary.write_bytes(buffer.getvalue())
 
 
 def waveform_and_mel(

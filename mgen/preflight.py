@@ -9,7 +9,6 @@ import gzip
 import hashlib
 import importlib
 import json
-import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ import ml_collections
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
+from mgen import files, plot
 from mgen.clips import make_folder
 from mgen.errors import UserError
 from mgen.progress import track
@@ -171,9 +171,9 @@ def compiled_program(
     else:
         made = _compile(lowered, devices)
         if file is not None:
-            partial = file.with_suffix(f".{os.getpid()}")
-            partial.write_bytes(gzip.compress(json.dumps(dataclasses.asdict(made)).encode(), 6))
-            partial.replace(file)
+            packed = gzip.compress(json.dumps(dataclasses.asdict(made)).encode(), 6)
+            with files.replacing(file) as temporary:
+                temporary.write_bytes(packed)
     if made.refusal:
         raise MemoryError(made.refusal)
     text = hlo.Program.parse(made.text, trips)
@@ -459,9 +459,9 @@ def scaling(
         axis.set_xticks(counts, counts)
         axis.legend(fontsize="x-small")
     figure.tight_layout()
-    figure.savefig(out / "scaling.png", dpi=100)
+    plot.save(out / "scaling.png", figure)
     plt.close(figure)
-    (out / "scaling.json").write_text(json.dumps(rows, indent=2) + "\n")
+    files.write_json(out / "scaling.json", rows)
     for found in rows.values():
         shown = [{k: v for k, v in row.items() if isinstance(v, str)} for row in found]
         print_rows(shown, "the same batch a device")

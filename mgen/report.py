@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from mgen import files
 from mgen.train import logging
 
 
@@ -21,7 +22,7 @@ def write(out: Path, title: str, rows: dict[str, tuple[float, str, str]]) -> Non
         table.add_row(name, f"{value:.3g}", unit, remark)
     Console(width=110).print(table)
     values = {name: value for name, (value, _, _) in rows.items()}
-    _write_json(out / "report.json", values)
+    files.write_json(out / "report.json", values)
 
 
 def compare(out: Path | None, rows: dict[str, tuple[float, float]], title: str = "") -> None:
@@ -33,7 +34,7 @@ def compare(out: Path | None, rows: dict[str, tuple[float, float]], title: str =
     Console(width=110).print(table)
     if out is not None:
         values = {name: {"value": v, "baseline": b} for name, (v, b) in rows.items()}
-        _write_json(out / "report.json", values)
+        files.write_json(out / "report.json", values)
 
 
 def demo(out: Path, codec: Path, lm: Path) -> None:
@@ -106,13 +107,7 @@ def ablation(out: Path, variants: Sequence[str]) -> None:
         table.add_row(name, *(format(values[f], ABLATION[f]) for f in figures))
     Console(width=110).print(table)
     rows = {name: {f: values[f] for f in figures} for name, values in found.items()}
-    _write_json(out / "report.json", rows)
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
-    temporary.replace(path)
+    files.write_json(out / "report.json", rows)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -5,7 +5,6 @@ Stems are written as 32-bit floats, at the level that they have in the mix, also
 
 import contextlib
 import dataclasses
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -14,7 +13,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from mgen import clips, plot
+from mgen import clips, files, plot
 from mgen.audio import io
 from mgen.audio.resample import (
     fit_length,
@@ -378,8 +377,7 @@ def draw(path: Path, stems: Sequence[str | Path]) -> None:
 
 def write_about(out: str | Path, about: dict[str, Any]) -> None:
     """Writes stems.json: what makes the stems again."""
-    path = Path(out) / "stems.json"
-    path.write_text(json.dumps(about, indent=2, sort_keys=True) + "\n")
+    files.write_json(Path(out) / "stems.json", about)
 
 
 @contextlib.contextmanager

@@ -4,14 +4,13 @@ Files are read by seeking, not mapped: memory is what was asked for, whatever th
 """
 
 import dataclasses
-import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from mgen import manifest, prefetch, progress
+from mgen import files, manifest, prefetch, progress
 from mgen.errors import UserError
 
 KIND = "vectors"
@@ -191,7 +190,5 @@ def extract(
 
 
 def _write(path: Path, rows: Iterable[np.ndarray]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("wb") as file:
+    with files.replacing(path) as temporary, temporary.open("wb") as file:
         np.save(file, np.concatenate(list(rows)), allow_pickle=False)
-    temporary.replace(path)

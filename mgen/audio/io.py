@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from mgen import files
 from mgen.audio.resample import fit_length, mix_channels, num_samples, resample, resampled_length
 from mgen.errors import UserError
 
@@ -229,13 +230,8 @@ def write(
     if container is None:
         raise UserError(f"{path}: suffix is {path.suffix!r}, expected .wav, .flac or .ogg")
     data = _encode(audio, sample_rate, container, subtype, str(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with files.replacing(path) as temporary:
         temporary.write_bytes(data)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -255,25 +251,22 @@ def writer(
     path, written = Path(path), 0
     if path.suffix.lower() != ".wav":
         raise UserError(f"{path}: suffix is {path.suffix!r}, expected .wav")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     settings = dict(samplerate=sample_rate, channels=channels, subtype="FLOAT", format="WAV")
-    try:
-        with soundfile.SoundFile(temporary, "w", **settings) as file:
+    with (
+        files.replacing(path) as temporary,
+        soundfile.SoundFile(temporary, "w", **settings) as file,
+    ):
 
-            def write_block(audio: np.ndarray) -> None:
-                nonlocal written
-                written += 4 * audio.size
-                if written > _WAV_BYTES:
-                    raise UserError(f"{path}: longer than the 4 GiB that a WAV can hold")
-                if not np.isfinite(audio).all():
-                    raise UserError(f"{path}: audio holds NaN or infinite samples")
-                file.write(audio)
+        def write_block(audio: np.ndarray) -> None:
+            nonlocal written
+            written += 4 * audio.size
+            if written > _WAV_BYTES:
+                raise UserError(f"{path}: longer than the 4 GiB that a WAV can hold")
+            if not np.isfinite(audio).all():
+                raise UserError(f"{path}: audio holds NaN or infinite samples")
+            file.write(audio)
 
-            yield write_block
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield write_block
 
 
 def encode_flac(audio: np.ndarray, sample_rate: int, bits: int = 16) -> bytes:

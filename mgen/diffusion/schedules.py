@@ -10,27 +10,27 @@ from mgen.errors import UserError
 from mgen.typing import Float, ndarray
 
 
-def karras(steps: int, t_min: float, t_max: float, rho: float = 7.0) -> Float[ndarray, "N_plus_1"]:
+def karras(steps: int, t_min: float, t_max: float, rho: float = 7.0) -> Float[ndarray, " N_plus_1"]:
     """Equal steps of t^(1 / rho) (Karras et al. 2022, equation 5), then 0."""
     _check(steps, t_min, t_max)
     ends = t_max ** (1 / rho), t_min ** (1 / rho)
     return np.append(np.linspace(*ends, steps) ** rho, 0.0)
 
 
-def exponential(steps: int, t_min: float, t_max: float) -> Float[ndarray, "N_plus_1"]:
+def exponential(steps: int, t_min: float, t_max: float) -> Float[ndarray, " N_plus_1"]:
     """Equal steps of log t, then 0."""
     _check(steps, t_min, t_max)
     return np.append(np.geomspace(t_max, t_min, steps), 0.0)
 
 
-def linear(steps: int, t_max: float = 1.0) -> Float[ndarray, "N_plus_1"]:
+def linear(steps: int, t_max: float = 1.0) -> Float[ndarray, " N_plus_1"]:
     """Equal steps from t_max to 0."""
     if steps < 1 or t_max <= 0.0:
         raise UserError(f"schedule of {steps} steps from {t_max}, expected at least 1 from above 0")
     return np.linspace(t_max, 0.0, steps + 1)
 
 
-def shifted(times: Float[ndarray, "N_plus_1"], shift: float) -> Float[ndarray, "N_plus_1"]:
+def shifted(times: Float[ndarray, " N_plus_1"], shift: float) -> Float[ndarray, " N_plus_1"]:
     """Times of a rectified flow with sigma / alpha multiplied by `shift`: more of them at high
     noise where it is above 1 (SD3, Esser et al. 2024, equation 23). 0 and 1 stay."""
     return shift * times / (1.0 + (shift - 1.0) * times)

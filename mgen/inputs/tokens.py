@@ -12,6 +12,7 @@ A shard appears under its name only when it is complete and is never rewritten, 
 extraction goes on with the shards that are missing, on as many machines as there are.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -21,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from mgen import manifest
+from mgen import files, manifest
 from mgen.errors import UserError
 from mgen.inputs import tfrecord
 
@@ -66,9 +67,9 @@ class ShardWriter:
         self._path = Path(folder) / shard_name(split, shard, num_shards)
         if self._path.exists():
             raise FileExistsError(self._path)
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-        self._file = self._temporary.open("wb")
+        self._stack = contextlib.ExitStack()
+        temporary = self._stack.enter_context(files.replacing(self._path))
+        self._file = self._stack.enter_context(temporary.open("wb"))
         self._offsets = [0]
         self._frames: dict[str, list[int]] = {}
         self._features: dict[str, Any] = {}
@@ -106,14 +107,14 @@ class ShardWriter:
         return self
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        self._file.close()
-        if kind is not None:
-            self._temporary.unlink(missing_ok=True)
-            return
+        if kind is None:
+            # Before the rest of the stack: the shard's name is what says that it is complete.
+            self._stack.callback(self._write_index)
+        self._stack.__exit__(kind, error, trace)
+
+    def _write_index(self) -> None:
         index = {"offsets": self._offsets, "frames": self._frames, "features": self._features}
-        _write_json(_index_path(self._path), index)
-        # Last: the shard's name is what says that it is complete.
-        self._temporary.replace(self._path)
+        files.write_json(_index_path(self._path), index, indent=None)
 
 
 def finish(folder: str | Path, splits: Collection[str], num_shards: int) -> bool:
@@ -136,8 +137,8 @@ def finish(folder: str | Path, splits: Collection[str], num_shards: int) -> bool
                 lengths = [n * width for index in indices for n in index["frames"].get(name, ())]
                 stats |= {f"{name}_tokens": sum(lengths), f"{name}_max_tokens": max(lengths)}
         info = {"num_shards": num_shards, "features": features, "seqio_version": SEQIO_FORMAT}
-        _write_json(folder / f"stats.{split}.json", stats)
-        _write_json(folder / f"info.{split}.json", info)
+        files.write_json(folder / f"stats.{split}.json", stats, indent=None)
+        files.write_json(folder / f"info.{split}.json", info, indent=None)
     if all((folder / f"info.{split}.json").exists() for split in _found(folder)):
         (folder / COMPLETED).touch()
     return True
@@ -294,9 +295,3 @@ def _read_index(shard: Path) -> dict[str, Any]:
         return {name: index[name] for name in ("offsets", "frames", "features")}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not a readable shard index ({error})") from error
-
-
-def _write_json(path: Path, value: Any) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(value, sort_keys=True) + "\n")
-    temporary.replace(path)

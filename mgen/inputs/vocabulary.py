@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from mgen import files
 from mgen.errors import UserError
 from mgen.inputs import captions, render
 from mgen.inputs.records import RecordSource
@@ -118,10 +119,8 @@ def train(texts: Iterable[str], size: int, path: str | Path) -> Vocabulary:
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[-200:]
         raise UserError(f"vocabulary of {size} pieces: {reason}") from error
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(model.getvalue())
-    temporary.replace(path)
+    with files.replacing(path) as temporary:
+        temporary.write_bytes(model.getvalue())
     return Vocabulary(path)
 
 

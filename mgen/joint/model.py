@@ -254,7 +254,7 @@ def spec_augment(
     """Stretches of time and bands of bins set to the example's mean; each example draws for
     itself."""
 
-    def keep(key: Key, size: int, count: int, share: float) -> Bool[Array, "size"]:
+    def keep(key: Key, size: int, count: int, share: float) -> Bool[Array, " size"]:
         width_key, start_key = jax.random.split(key)
         width = jax.random.uniform(width_key, (count, 1)) * share * size
         start = jax.random.uniform(start_key, (count, 1)) * (size - width)

@@ -183,7 +183,7 @@ def keep_patches(config: ViTConfig, key: Key, batch: int) -> Int[Array, "B N"]:
     """Ascending numbers of the patches that each example keeps, drawn for itself."""
     columns, rows = config.grid
 
-    def draw(key: Key, count: int, rate: float) -> Int[Array, "n"]:
+    def draw(key: Key, count: int, rate: float) -> Int[Array, " n"]:
         kept = count - int(rate * count)
         return jnp.sort(jax.random.permutation(key, count)[:kept])
 

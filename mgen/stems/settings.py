@@ -40,7 +40,7 @@ class SamplingConfig:
         self.times()
         self.solver()
 
-    def times(self) -> Float[ndarray, "N_plus_1"]:
+    def times(self) -> Float[ndarray, " N_plus_1"]:
         """Noise levels."""
         return karras(self.steps, self.sigma_min, self.sigma_max, self.rho)
 

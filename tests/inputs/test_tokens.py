@@ -131,6 +131,16 @@ def test_interruption_leaves_nothing_and_finished_shards_stay(tmp_path: Path) ->
         tokens.shards_todo(tmp_path, "train", 4)
 
 
+def test_a_shard_whose_index_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(tokens.files, "write_json", full)
+    with pytest.raises(OSError, match="no space"):
+        write_shard(tmp_path, "train", 0)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("bad", [np.zeros((3,), int), np.full((2, 2), -1)])
 def test_bad_codes(tmp_path: Path, bad: np.ndarray) -> None:
     with (
