@@ -14,7 +14,8 @@ from mgen.lm.condition import Condition
 from mgen.lm.config import LMConfig, rows
 from mgen.nn import conformer, transformer
 from mgen.nn.embed import SumEmbed, sinusoidal
-from mgen.typing import Array, Bool, Float, Int, Params
+from mgen.nn.masks import Nearby
+from mgen.typing import Array, Float, Int, Params
 
 OUTSIDE = -1e9  # logit of a code beyond the end of a smaller codebook
 STACKS = ("transformer", "conformer", "depth")  # with layers that may be scanned
@@ -78,7 +79,7 @@ class LM(nn.Module):
         if config.positions == "sinusoidal":
             x = x + sinusoidal(jnp.arange(x.shape[1]), config.dim)[None]
         x = self.dropout(x, deterministic=not train)
-        x = self.trunk(x, condition, train, self.seen(codes, x.shape[1]))
+        x = self.trunk(x, condition, train, self.nearby(codes, x.shape[1]))
         x = x[:, x.shape[1] - self.steps(frames) :]
         if config.depth_layers:
             return self.depth(self.depth_input(x, codes), train=train).reshape(
@@ -89,25 +90,22 @@ class LM(nn.Module):
         return x[:, config.make_layout().schedule(frames)]
 
     def trunk(
-        self, x: Array, condition: Condition, train: bool, seen: Array | None
+        self, x: Array, condition: Condition, train: bool, nearby: Nearby | None
     ) -> Float[Array, "B L D"]:
         if self.config.conv_kernel:
             return self.conformer(x, train)
         memory = self.memory(condition)
         mask = None if memory is None else condition.mask
-        return self.transformer(x, memory, mask, train, seen)
+        return self.transformer(x, memory, mask, train, nearby)
 
-    def seen(self, codes: Int[Array, "B F K"], length: int) -> Bool[Array, "B L L"] | None:
-        """What self-attention sees where `context` restricts it (Ziv et al. 2024, "MAGNeT"): frames
-        nearby and what stands before the target, in examples with no hidden code in level 0."""
+    def nearby(self, codes: Int[Array, "B F K"], length: int) -> Nearby | None:
+        """What `context` makes of self-attention (Ziv et al. 2024, "MAGNeT"): in examples with no
+        hidden code in level 0 it sees frames nearby and what stands before the target."""
         config = self.config
         if not config.context:
             return None
         everything = (codes[..., 0] == config.sizes[0]).any(axis=1)
-        front = length - codes.shape[1]
-        query, key = jnp.arange(length)[:, None], jnp.arange(length)[None]
-        near = (key < front) | ((query >= front) & (jnp.abs(query - key) <= config.context))
-        return everything[:, None, None] | near[None]
+        return Nearby(everything, config.context, front=length - codes.shape[1])
 
     def steps(self, frames: int) -> int:
         """Positions of the target."""

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mgen.nn.attention import attend
 from mgen.nn.embed import rope
 from mgen.nn.transformer import ACTIVATIONS, REMAT_POLICIES
 from mgen.sharding.mesh import BATCH, constrain
@@ -81,15 +82,6 @@ def distance_table(length: int, dim: int) -> Float[np.ndarray, "R D"]:
     return table
 
 
-def by_position(scores: Float[Array, "B H L R"]) -> Float[Array, "B H L L"]:
-    """Scores [.., query, key] from scores by distance, R = 2 L - 1 of them, key minus query rising
-    from 1 - L: a row of zeros shifts each query's row by one (Dai et al. 2019, appendix B)."""
-    batch, heads, length, _ = scores.shape
-    padded = jnp.pad(scores, ((0, 0), (0, 0), (0, 0), (1, 0)))
-    padded = padded.reshape(batch, heads, 2 * length, length)
-    return padded[:, :, 1:].reshape(scores.shape)[..., :length]
-
-
 class RelativeAttention(nn.Module):
     """Self-attention with one of `POSITIONS`."""
 
@@ -111,27 +103,23 @@ class RelativeAttention(nn.Module):
         query = project("query")(source)  # [B, L, H, hd]
         key = project("key")(source)
         value = project("value")(x)
-        content, bias = query, None
+        bias = embedding = None
         if config.positions == "relative":
             table = jnp.asarray(distance_table(length, config.dim), config.dtype)
+            embedding = project("position", use_bias=False)(table).swapaxes(0, 1)  # [H, R, hd]
             shape, zeros = (heads, width), nn.initializers.zeros
-            content_bias = self.param("content_bias", zeros, shape).astype(query.dtype)
-            position_bias = self.param("position_bias", zeros, shape).astype(query.dtype)
-            content = query + content_bias[None, None]
-            bias = jnp.einsum(
-                "blhd,rhd->bhlr",
-                query + position_bias[None, None],
-                project("position", use_bias=False)(table),
-            )
+            content_bias = self.param("content_bias", zeros, shape)
+            position_bias = self.param("position_bias", zeros, shape)
+            # (q + u) k + (q + v) e is (q + u) (k + e) + (v - u) e: the last is a distance's own.
+            query = query + content_bias.astype(query.dtype)[None, None]
+            bias = jnp.einsum("hd,hrd->hr", position_bias - content_bias, embedding) * width**-0.5
         elif config.positions == "relative_key":
             rows = (config.left + config.right + 1, width)
             table = self.param("distance", nn.initializers.normal(0.02), rows)
             distance = np.clip(np.arange(1 - length, length), -config.left, config.right)
             table = table.astype(query.dtype)[distance + config.left]
-            bias = jnp.einsum("blhd,rd->bhlr", query, table)
-        if bias is not None:
-            bias = by_position(bias) * width**-0.5
-        out = jax.nn.dot_product_attention(content, key, value, bias=bias)
+            embedding = jnp.broadcast_to(table, (heads, *table.shape))
+        out = attend(query, key, value, bias=bias, embedding=embedding)
         return nn.DenseGeneral(
             x.shape[-1], axis=(-2, -1), dtype=config.dtype, kernel_init=SILENT, name="out"
         )(out)

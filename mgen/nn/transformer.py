@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from mgen.nn.attention import Attention
 from mgen.nn.embed import RelativeBias
+from mgen.nn.masks import Nearby
 from mgen.sharding.mesh import BATCH, constrain
 from mgen.typing import Array, Bool, Float, Params
 
@@ -106,8 +107,9 @@ class Block(nn.Module):
         x: Float[Array, "B L D"],
         memory: Float[Array, "B C D"] | None,
         mask: Bool[Array, "B 1 C"] | None,
-        seen: Bool[Array, "B #L L"] | None,
+        seen: Bool[Array, "B 1 L"] | None,
         bias: Float[Array, "H R"] | None,
+        nearby: Nearby | None,
     ) -> tuple[Float[Array, "B L D"], Float[Array, "B L D"] | None]:
         config = self.config
         heads: dict[str, Any] = dict(
@@ -145,7 +147,7 @@ class Block(nn.Module):
             name="attention",
             **heads,
         )
-        x = residual(x, lambda h: attention(h, None, seen, bias), "attention")
+        x = residual(x, lambda h: attention(h, None, seen, bias, nearby=nearby), "attention")
         if config.cross and memory is not None:
             cross = Attention(name="cross_attention", **heads)
             x = residual(x, lambda h: cross(h, memory, mask), "cross_attention")
@@ -165,12 +167,12 @@ class Transformer(nn.Module):
         memory: Float[Array, "B C D"] | None = None,
         mask: Bool[Array, "B C"] | None = None,
         train: bool = False,
-        seen: Bool[Array, "B L L"] | None = None,
+        nearby: Nearby | None = None,
     ) -> Float[Array, "B L D"]:
         """The last block's output, normalised in a pre-norm stack; `mask` is True where `memory`
-        (`x` itself in a stack without one) may be seen, `seen` where a position of `x` may see
-        another one."""
-        return self.run(x, memory, mask, seen, train, hidden=False)[0]
+        (`x` itself in a stack without one) may be seen, `nearby` restricts
+        the context of self-attention."""
+        return self.run(x, memory, mask, nearby, train, hidden=False)[0]
 
     def hidden_states(
         self,
@@ -190,7 +192,7 @@ class Transformer(nn.Module):
         x: Array,
         memory: Array | None,
         mask: Array | None,
-        seen: Array | None,
+        nearby: Nearby | None,
         train: bool,
         hidden: bool,
     ) -> tuple[Array, Array | None]:
@@ -203,8 +205,7 @@ class Transformer(nn.Module):
             block = nn.remat(Block, policy=policy, prevent_cse=not config.scan)
         x = x.astype(config.dtype)
         mask = None if mask is None else mask[:, None]
-        if memory is None and mask is not None:
-            seen = mask if seen is None else mask & seen
+        seen = mask if memory is None else None
         bias = None
         if config.relative_buckets:
             bias = RelativeBias(
@@ -214,6 +215,7 @@ class Transformer(nn.Module):
                 bidirectional=not config.causal,
                 name="relative_bias",
             )(x.shape[1])
+        inputs = memory, mask, seen, bias, nearby
         if config.scan:
             stack = nn.scan(
                 block,
@@ -222,12 +224,12 @@ class Transformer(nn.Module):
                 in_axes=nn.broadcast,
                 length=config.layers,
             )
-            x, blocks = stack(config, train, hidden, name="layers")(x, memory, mask, seen, bias)
+            x, blocks = stack(config, train, hidden, name="layers")(x, *inputs)
         else:
             outputs = []
             for i in range(config.layers):
                 layer = block(config, train, hidden, name=f"layers_{i}")
-                x, output = layer(x, memory, mask, seen, bias)
+                x, output = layer(x, *inputs)
                 outputs.append(output)
             blocks = jnp.stack(outputs) if hidden else None
         if config.norm_position == "pre":

@@ -9,7 +9,7 @@ import pytest
 
 from mgen.kernels.decode_attention import cached_attention
 from mgen.nn import embed
-from mgen.nn.attention import Attention
+from mgen.nn.attention import Attention, attend
 
 B, L, C, D = 2, 6, 5, 16
 
@@ -162,6 +162,11 @@ def test_gpus_attend_by_cudnn(settings, biased, monkeypatch):
     kind = "ScaleBias" if biased else ""
     assert found == {f"__cudnn$fmha{kind}Softmax", f"__cudnn$fmha{kind}SoftmaxBackward"}
     assert not scores
+    # Embeddings of distances are XLA's: cuDNN would give their scores no gradient.
+    q = jnp.zeros((B, length, 4, 8), jnp.bfloat16)
+    table = jnp.zeros((4, 2 * length - 1, 8), jnp.bfloat16)
+    lowered = jax.jit(lambda e: attend(q, q, q, embedding=e)).trace(table)
+    assert "cudnn" not in lowered.lower(lowering_platforms=("cuda",)).as_text()
     # Single precision, and first positions seen beside a window, are XLA's.
     assert gpu_kernels("float32") == (set(), True)
     if settings.get("window"):

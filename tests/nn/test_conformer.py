@@ -13,7 +13,6 @@ from mgen.nn.conformer import (
     ConformerConfig,
     DepthwiseConv,
     RelativeAttention,
-    by_position,
     distance_table,
 )
 from mgen.nn.transformer import stack_layers, unstack_layers
@@ -70,14 +69,6 @@ def test_scanned_equals_unrolled_with_gradients(fields):
     jax.tree.map(np.testing.assert_array_equal, stack_layers(split["params"]), variables["params"])
 
 
-def test_by_position_picks_the_distance():
-    length = 5
-    by_distance = jnp.arange(2 * length - 1.0)[None, None, None]
-    scores = by_position(jnp.broadcast_to(by_distance, (1, 1, length, 2 * length - 1)))[0, 0]
-    query, key = np.mgrid[:length, :length]
-    np.testing.assert_array_equal(scores, key - query + length - 1)
-
-
 def test_distance_table_is_that_of_the_distance():
     table = distance_table(4, 6)
     assert table.shape == (7, 6)
@@ -94,6 +85,34 @@ def test_only_attention_without_positions_commutes_with_permutations(positions):
     out, permuted = run(variables, X), run(variables, X[:, order])
     same = np.allclose(out[:, order], permuted, atol=1e-5)
     assert same == (positions == "none")
+
+
+COMPILED = """
+import dataclasses
+import jax, jax.numpy as jnp
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
+from mgen import preflight
+from mgen.nn.conformer import POSITIONS, ConformerConfig, RelativeAttention
+
+mesh = Mesh(preflight.devices_of("v5e:1x1")[:1], ("x",), axis_types=(AxisType.Auto,))
+place = NamedSharding(mesh, P())
+config = ConformerConfig(dim=256, heads=4, layers=1, ff=1, dtype="bfloat16")
+x = jax.ShapeDtypeStruct((2, 1024, 256), jnp.bfloat16, sharding=place)
+for positions in POSITIONS:
+    layer = RelativeAttention(dataclasses.replace(config, positions=positions))
+    params = jax.eval_shape(layer.init, jax.random.key(0), x)
+    params = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=place), params)
+    loss = lambda params, x: jnp.square(layer.apply(params, x)).sum()
+    with jax.set_mesh(mesh):
+        compiled = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(params, x).compile()
+    print(compiled.memory_analysis().temp_size_in_bytes)
+"""
+
+
+def test_no_scores_are_kept_on_tpus(compile_for_tpus):
+    """Of 2 examples and 4 heads they would be 16 MiB and more, in half precision."""
+    kept = [int(line) for line in compile_for_tpus(COMPILED).split()[-4:]]
+    assert max(kept) < 2 * 4 * 1024**2 * 2, kept
 
 
 def test_shaw_distances_are_clipped():

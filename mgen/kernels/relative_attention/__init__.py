@@ -24,6 +24,7 @@ from jax.sharding import PartitionSpec as P
 
 from mgen.errors import UserError
 from mgen.kernels.relative_attention import pallas_tpu, reference
+from mgen.nn.masks import Nearby
 from mgen.sharding.mesh import BATCH, divided, platform
 from mgen.typing import Array, Float
 
@@ -36,6 +37,7 @@ def relative_attention(
     value: Float[Array, "B G S D"],
     bias: Float[Array, "H R"] | None = None,
     embedding: Float[Array, "H R D"] | None = None,
+    nearby: Nearby | None = None,
     *,
     causal: bool = False,
     window: int = 0,
@@ -48,6 +50,7 @@ def relative_attention(
     Args:
       query: of H heads, a multiple of G.
       bias, embedding: of the R = T + S - 1 distances from 1 - T to S - 1.
+      nearby: a restricted context, of self-attention that is not causal.
       causal, window, sink: what a query sees, see `mgen.nn.attention.visible`; a window only where
         causal.
       implementation: one of `IMPLEMENTATIONS`, by default that of the platform that the program is
@@ -70,22 +73,29 @@ def relative_attention(
     settings: Any = dict(causal=causal, window=window, sink=sink, scale=scale)
     xla = functools.partial(reference.relative_attention, **settings)
     kernel = functools.partial(on_each_device, **settings)
-    inputs = query, key, value, bias, embedding
+    inputs = query, key, value, bias, embedding, nearby
     implementation = implementation or ("pallas_tpu" if platform() == "tpu" else "xla")
     return (kernel if implementation == "pallas_tpu" else xla)(*inputs)
 
 
 def on_each_device(
-    query: Array, key: Array, value: Array, bias: Any, embedding: Any, **settings: Any
+    query: Array,
+    key: Array,
+    value: Array,
+    bias: Array | None,
+    embedding: Array | None,
+    nearby: Nearby | None,
+    **settings: Any,
 ) -> Array:
     """The kernel on each device's examples and heads of the mesh that is set, as XLA cannot split
     it; time is gathered."""
     run = functools.partial(pallas_tpu.relative_attention, **settings)
+    inputs = query, key, value, bias, embedding, nearby
     split = divided(key.shape, BATCH, "tensor")
     if split is None:
-        return run(query, key, value, bias, embedding)
-    table = P(split[1])
-    specs = (split, split, split, table, table)
+        return run(*inputs)
+    examples, table = P(split[0]), P(split[1])
+    specs = (split, split, split, table, table, examples)
     # What the gradient of a table sums over the devices, its transpose does.
     mapped = jax.shard_map(run, in_specs=specs, out_specs=split, check_vma=False)
-    return mapped(query, key, value, bias, embedding)
+    return mapped(*inputs)

@@ -17,7 +17,7 @@ import numpy as np
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from mgen.nn.masks import visible
+from mgen.nn.masks import Nearby, in_context, visible
 from mgen.typing import Array, Float
 
 LANES, SUBLANES = 128, 8
@@ -25,7 +25,8 @@ NOTHING = -1e30
 
 
 class Settings(NamedTuple):
-    """Of a call; static. length and source are those before they were filled up to blocks."""
+    """Of a call; static. length and source are those before they were filled up to blocks, context
+    and front of `Nearby`."""
 
     length: int
     source: int
@@ -34,6 +35,8 @@ class Settings(NamedTuple):
     window: int
     sink: int
     scale: float
+    context: int
+    front: int
     interpret: Any
 
 
@@ -51,6 +54,7 @@ def relative_attention(
     value: Float[Array, "B G S D"],
     bias: Float[Array, "H R"] | None = None,
     embedding: Float[Array, "H R D"] | None = None,
+    nearby: Nearby | None = None,
     *,
     causal: bool = False,
     window: int = 0,
@@ -67,7 +71,13 @@ def relative_attention(
     """
     length, source = query.shape[2], key.shape[2]
     block = min(block, -(-max(length, source) // LANES) * LANES)
-    settings = Settings(length, source, block, causal, window, sink, scale, interpret)
+    everything, context, front = None, 0, 0
+    if nearby is not None:
+        everything = nearby.everything.astype(jnp.int32)
+        context, front = nearby.context, nearby.front
+    settings = Settings(
+        length, source, block, causal, window, sink, scale, context, front, interpret
+    )
     query, key, value = (_filled(x, block) for x in (query, key, value))
     # Distances of the windows: the last query of a block and its first key are furthest left.
     diagonals = np.arange(1 - query.shape[2] // block, key.shape[2] // block)
@@ -77,7 +87,7 @@ def relative_attention(
         None if bias is None else bias.astype(jnp.float32)[:, at][:, :, None],
         None if embedding is None else embedding[:, at],
     )
-    return _attention(settings, query, key, value, windows)[:, :, :length]
+    return _attention(settings, query, key, value, windows, everything)[:, :, :length]
 
 
 def _filled(x: Array, block: int) -> Array:
@@ -85,8 +95,10 @@ def _filled(x: Array, block: int) -> Array:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attention(settings: Settings, query: Array, key: Array, value: Array, windows: Windows) -> Any:
-    return _forward(settings, query, key, value, windows)[0]
+def _attention(
+    settings: Settings, query: Array, key: Array, value: Array, windows: Windows, everything: Any
+) -> Array:
+    return _forward(settings, query, key, value, windows, everything)[0]
 
 
 def _forward_rule(settings: Settings, *inputs: Any) -> tuple[Array, Any]:
@@ -95,14 +107,15 @@ def _forward_rule(settings: Settings, *inputs: Any) -> tuple[Array, Any]:
 
 
 def _backward_rule(settings: Settings, saved: Any, cotangent: Array) -> tuple[Any, ...]:
-    query, key, value, windows, out, logsum = saved
+    query, key, value, windows, everything, out, logsum = saved
     product = jnp.sum(cotangent.astype(jnp.float32) * out.astype(jnp.float32), axis=-1)
     delta = jnp.broadcast_to(product[:, :, None], logsum.shape)
-    inputs = query, key, value, windows, cotangent, logsum, delta
+    inputs = query, key, value, windows, everything, cotangent, logsum, delta
     return (
         _query_gradient(settings, *inputs),
         *_key_gradients(settings, *inputs),
         _window_gradients(settings, *inputs),
+        None,
     )
 
 
@@ -163,9 +176,16 @@ def _dot(a: Array, b: Array, left: int, right: int) -> Array:
 
 
 def _scores(
-    settings: Settings, query: Array, key: Array, windows: Windows, row: Any, column: Any
+    settings: Settings,
+    query: Array,
+    key: Array,
+    windows: Windows,
+    whole: Any,
+    row: Any,
+    column: Any,
 ) -> Array:
-    """[bq, bk] of a block, `NOTHING` where a query may not look."""
+    """[bq, bk] of a block, `NOTHING` where a query may not look; `whole` is whether the example has
+    no restricted context, None where none has."""
     block = settings.block
     scores = _dot(query, key, 1, 1)
     if windows.embedding is not None:
@@ -178,6 +198,8 @@ def _scores(
     seen = columns < settings.source
     if settings.causal:
         seen &= visible(rows, columns, settings.window, settings.sink)
+    if whole is not None:
+        seen &= whole | in_context(rows, columns, settings.context, settings.front)
     return jnp.where(seen, scores, NOTHING)
 
 
@@ -204,17 +226,26 @@ def _turned(rows: Float[Array, "n m"]) -> Float[Array, "n m"]:
     return _dot((i + j == size - 1).astype(rows.dtype), rows, 1, 0)
 
 
-def _needed(settings: Settings, row: Any, column: Any) -> Any:
+def _needed(settings: Settings, whole: Any, row: Any, column: Any) -> Any:
     """Whether any query of a block may see any of its keys."""
-    if not settings.causal:
-        return row >= 0
     block = settings.block
+    begin, end = row * block, (row + 1) * block - 1
     first, last = column * block, (column + 1) * block - 1
-    needed = first <= (row + 1) * block - 1
+    needed = row >= 0
+    if settings.causal:
+        needed &= first <= end
     if settings.window:
-        near = row * block - last < settings.window
-        needed &= near | (first < settings.sink)
+        needed &= (begin - last < settings.window) | (first < settings.sink)
+    if whole is not None:
+        near = (first - end <= settings.context) & (begin - last <= settings.context)
+        near = (first < settings.front) | ((end >= settings.front) & near)
+        needed &= whole | near
     return needed
+
+
+def _whole(everything: Any, example: int) -> Any:
+    """Of the example that is counted by that axis of the grid; see `_scores`."""
+    return None if everything is None else everything[pl.program_id(example)] != 0
 
 
 def _column(row: Float[Array, "8 n"]) -> Float[Array, "n 1"]:
@@ -234,17 +265,15 @@ def _call(settings: Settings, kernel: Any, grid: Any, parallel: int, **fields: A
 
 
 def _forward(
-    settings: Settings, query: Array, key: Array, value: Array, windows: Windows
+    settings: Settings, query: Array, key: Array, value: Array, windows: Windows, everything: Any
 ) -> tuple[Array, Array]:
     """The output, and the logarithm of the sum of each row's exponentials [B, H, 8, T]."""
     grid = _Grid(settings, query, key)
     block = settings.block
 
-    def kernel(
-        q: Any, k: Any, v: Any, tables: Windows, out: Any, logsum: Any, *scratch: Any
-    ) -> None:
-        most, total, sums = scratch
-        row, column = pl.program_id(2), pl.program_id(3)
+    def kernel(q: Any, k: Any, v: Any, tables: Windows, flags: Any, *rest: Any) -> None:
+        out, logsum, most, total, sums = rest
+        row, column, whole = pl.program_id(2), pl.program_id(3), _whole(flags, 0)
 
         @pl.when(column == 0)
         def _() -> None:
@@ -252,9 +281,9 @@ def _forward(
             total[...] = jnp.zeros_like(total)
             sums[...] = jnp.zeros_like(sums)
 
-        @pl.when(_needed(settings, row, column))
+        @pl.when(_needed(settings, whole, row, column))
         def _() -> None:
-            scores = _scores(settings, q[0, 0], k[0, 0], tables, row, column)
+            scores = _scores(settings, q[0, 0], k[0, 0], tables, whole, row, column)
             before = most[:, :1]
             now = jnp.maximum(before, jnp.max(scores, axis=1, keepdims=True))
             weights = jnp.where(scores > NOTHING / 2, jnp.exp(scores - now), 0.0)
@@ -275,7 +304,7 @@ def _forward(
         kernel,
         grid.shape,
         3,
-        in_specs=[grid.queries(), grid.keys(), grid.keys(), grid.windows(windows)],
+        in_specs=_read(grid, windows, everything)[:5],
         out_specs=[grid.queries(), grid.sums()],
         out_shape=[
             jax.ShapeDtypeStruct(query.shape, query.dtype),
@@ -286,19 +315,20 @@ def _forward(
             pltpu.VMEM((block, LANES), jnp.float32),
             pltpu.VMEM((block, query.shape[3]), jnp.float32),
         ],
-    )(query, key, value, windows)
+    )(query, key, value, windows, everything)
 
 
 def _score_gradient(
     settings: Settings,
-    refs: tuple[Any, ...],
+    refs: list[Any],
+    whole: Any,
     row: Any,
     column: Any,
 ) -> tuple[Array, Array]:
     """The weights of a block, and the gradient of its scores before they were scaled by
     `settings.scale` (of a bias, which is added after that: as it is)."""
-    q, k, v, windows, cotangent, logsum, delta = refs
-    scores = _scores(settings, q[0, 0], k[0, 0], windows, row, column)
+    q, k, v, windows, _, cotangent, logsum, delta = refs
+    scores = _scores(settings, q[0, 0], k[0, 0], windows, whole, row, column)
     weights = jnp.exp(scores - _column(logsum[0, 0]))
     weights = jnp.where(scores > NOTHING / 2, weights, 0.0)
     pulled = _dot(cotangent[0, 0], v[0, 0], 1, 1)
@@ -306,20 +336,20 @@ def _score_gradient(
 
 
 def _query_gradient(settings: Settings, *inputs: Any) -> Array:
-    query, key, _, windows, *_ = inputs
+    query, key, _, windows, everything, *_ = inputs
     grid = _Grid(settings, query, key)
 
     def kernel(*refs: Any) -> None:
         *read, out, sums = refs
-        row, column = pl.program_id(2), pl.program_id(3)
+        row, column, whole = pl.program_id(2), pl.program_id(3), _whole(read[4], 0)
 
         @pl.when(column == 0)
         def _() -> None:
             sums[...] = jnp.zeros_like(sums)
 
-        @pl.when(_needed(settings, row, column))
+        @pl.when(_needed(settings, whole, row, column))
         def _() -> None:
-            _, gradient = _score_gradient(settings, tuple(read), row, column)
+            _, gradient = _score_gradient(settings, read, whole, row, column)
             k, tables = read[1], read[3]
             gradient = gradient * settings.scale
             found = _dot(gradient.astype(k.dtype), k[0, 0], 1, 0)
@@ -337,36 +367,38 @@ def _query_gradient(settings: Settings, *inputs: Any) -> Array:
         kernel,
         grid.shape,
         3,
-        in_specs=_read(grid, windows),
+        in_specs=_read(grid, windows, everything),
         out_specs=grid.queries(),
         out_shape=jax.ShapeDtypeStruct(query.shape, query.dtype),
         scratch_shapes=[pltpu.VMEM((settings.block, query.shape[3]), jnp.float32)],
     )(*inputs)
 
 
-def _read(grid: _Grid, windows: Windows) -> list[Any]:
-    """What the backward kernels read: queries, keys, values, windows, cotangent, two sums."""
+def _read(grid: _Grid, windows: Windows, everything: Any) -> list[Any]:
+    """What the backward kernels read: queries, keys, values, windows, which examples see
+    everything, cotangent, two sums."""
     specs = [grid.queries(), grid.keys(), grid.keys(), grid.windows(windows)]
-    return [*specs, grid.queries(), grid.sums(), grid.sums()]
+    flags = None if everything is None else pl.BlockSpec(memory_space=pltpu.SMEM)
+    return [*specs, flags, grid.queries(), grid.sums(), grid.sums()]
 
 
 def _key_gradients(settings: Settings, *inputs: Any) -> tuple[Array, Array]:
-    query, key, value, windows, *_ = inputs
+    query, key, value, windows, everything, *_ = inputs
     grid = _Grid(settings, query, key, keys_outside=True)
 
     def kernel(*refs: Any) -> None:
         *read, key_out, value_out, key_sums, value_sums = refs
-        column, row = pl.program_id(2), pl.program_id(3)
+        column, row, whole = pl.program_id(2), pl.program_id(3), _whole(read[4], 0)
 
         @pl.when(row == 0)
         def _() -> None:
             key_sums[...] = jnp.zeros_like(key_sums)
             value_sums[...] = jnp.zeros_like(value_sums)
 
-        @pl.when(_needed(settings, row, column))
+        @pl.when(_needed(settings, whole, row, column))
         def _() -> None:
-            weights, gradient = _score_gradient(settings, tuple(read), row, column)
-            q, cotangent = read[0], read[4]
+            weights, gradient = _score_gradient(settings, read, whole, row, column)
+            q, cotangent = read[0], read[5]
             value_sums[...] += _dot(weights.astype(q.dtype), cotangent[0, 0], 0, 0)
             gradient = (gradient * settings.scale).astype(q.dtype)
             key_sums[...] += _dot(gradient, q[0, 0], 0, 0)
@@ -377,14 +409,15 @@ def _key_gradients(settings: Settings, *inputs: Any) -> tuple[Array, Array]:
             value_out[0, 0] = value_sums[...].astype(value_out.dtype)
 
     batch, groups, source, width = key.shape
-    # Of each head of the queries; heads that share keys are summed outside.
-    shape = jax.ShapeDtypeStruct((batch, grid.heads, source, width), jnp.float32)
+    # Of each head of the queries; heads that share keys are summed outside, in float32.
+    dtype = key.dtype if grid.group == 1 else jnp.float32
+    shape = jax.ShapeDtypeStruct((batch, grid.heads, source, width), dtype)
     found = _call(
         settings,
         kernel,
         grid.shape,
         3,
-        in_specs=_read(grid, windows),
+        in_specs=_read(grid, windows, everything),
         out_specs=[grid.keys(group=False)] * 2,
         out_shape=[shape, shape],
         scratch_shapes=[pltpu.VMEM((settings.block, width), jnp.float32)] * 2,
@@ -397,7 +430,7 @@ def _key_gradients(settings: Settings, *inputs: Any) -> tuple[Array, Array]:
 def _window_gradients(settings: Settings, *inputs: Any) -> Windows:
     """Along each block diagonal, over the batch: a grid of heads, diagonals, examples and blocks of
     queries."""
-    query, key, _, windows, *_ = inputs
+    query, key, _, windows, everything, *_ = inputs
     if windows.bias is None and windows.embedding is None:
         return windows
     grid = _Grid(settings, query, key)
@@ -406,10 +439,8 @@ def _window_gradients(settings: Settings, *inputs: Any) -> Windows:
     def column_of(diagonal: Any, row: Any) -> Any:
         return row + diagonal - (grid.rows - 1)
 
-    def moved(spec: pl.BlockSpec | None) -> pl.BlockSpec | None:
+    def moved(spec: pl.BlockSpec) -> pl.BlockSpec:
         """The same blocks, in the order of this grid; off the matrix the nearest one."""
-        if spec is None:
-            return None
 
         def index(h: Any, d: Any, b: Any, i: Any) -> tuple[Any, ...]:
             column = jnp.clip(column_of(d, i), 0, grid.columns - 1)
@@ -426,7 +457,7 @@ def _window_gradients(settings: Settings, *inputs: Any) -> Windows:
         *read, bias, embedding = refs
         found = Windows(bias, embedding)
         diagonal, example, row = pl.program_id(1), pl.program_id(2), pl.program_id(3)
-        column = column_of(diagonal, row)
+        column, whole = column_of(diagonal, row), _whole(read[4], 2)
 
         @pl.when((example == 0) & (row == 0))
         def _() -> None:
@@ -436,9 +467,9 @@ def _window_gradients(settings: Settings, *inputs: Any) -> Windows:
 
         inside = (column >= 0) & (column < grid.columns)
 
-        @pl.when(inside & _needed(settings, row, column))
+        @pl.when(inside & _needed(settings, whole, row, column))
         def _() -> None:
-            _, gradient = _score_gradient(settings, tuple(read), row, column)
+            _, gradient = _score_gradient(settings, read, whole, row, column)
             q, tables = read[0], read[3]
             turned = _unskewed(gradient)
             if tables.bias is not None:
@@ -448,10 +479,9 @@ def _window_gradients(settings: Settings, *inputs: Any) -> Windows:
                 scaled = (turned * settings.scale).astype(q.dtype)
                 found.embedding[0, 0] += _dot(scaled, queries, 0, 0)
 
-    tables = grid.windows(windows)
-    specs: list[Any] = [moved(s) for s in (grid.queries(), grid.keys(), grid.keys())]
-    specs += [Windows(*map(along, tables)), moved(grid.queries())]
-    specs += [moved(grid.sums()), moved(grid.sums())]
+    *signals, tables, flags, cotangent, logsum, delta = _read(grid, windows, everything)
+    specs: list[Any] = [*map(moved, signals), Windows(*map(along, tables)), flags]
+    specs += map(moved, (cotangent, logsum, delta))
     shapes = Windows(
         *(None if x is None else jax.ShapeDtypeStruct(x.shape, jnp.float32) for x in windows)
     )
