@@ -36,6 +36,8 @@ test-parity: $(VENV)/.extras-dev,parity  ## Compare with the released PyTorch im
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m parity
 
 test-gpu: $(VENV)/.extras-dev,preflight-gpu  ## Compile for GPUs that are not here
+	@# Where the compiler cannot be imported, pytest would skip.
+	$(BIN)/python -c 'import jax_plugins.xla_cuda12'
 	$(BIN)/python -m pytest -k h100 tests/sharding/test_preflight.py
 
 test-next: $(NEXT)/.extras-dev  ## Run the tests that need no TensorFlow: Python 3.12, jax 0.11.2

@@ -1,5 +1,6 @@
 """Attention with relative positions: T5's bias (Raffel et al. 2020), Shaw's embeddings (Shaw et al.
-2018; Music Transformer, Huang et al. 2019), or both.
+2018; Music Transformer, Huang et al. 2019), both (Transformer-XL, Dai et al. 2019), or none; causal,
+in windows, or in MAGNeT's restricted context.
 
 XLA keeps the scores of all pairs: at B4 H16 T4096, forward and backward, 13 GiB and more. Here only
 blocks of them exist. Counted for T queries and keys of width D, a head:
@@ -11,7 +12,7 @@ blocks of them exist. Counted for T queries and keys of width D, a head:
 so that long sequences wait for products: forward and backward with the bias's gradient at B4 H16
 T4096 D64, causal, in bfloat16 are 0.62 TFLOP and 0.4 GB, on v5e (197 TFLOP/s, 819 GB/s) 3.1 ms and
 0.5 ms, on H200 (989 TFLOP/s, 4.8 TB/s) 0.6 ms and 0.1 ms. By the compiler the kernel's temporaries
-are 26 to 56 times smaller than XLA's there (BENCHMARKS.md). GPUs in half precision have cuDNN's
+are 35 to 64 times smaller than XLA's there (BENCHMARKS.md). GPUs in half precision have cuDNN's
 attention (`mgen.nn.attention`), which takes the bias of all pairs and no embeddings. No TPU has run
 any of this yet.
 """
