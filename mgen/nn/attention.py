@@ -41,7 +41,10 @@ def attend(
 ) -> Float[Array, "B L H D"]:
     """softmax(scale (q k + q e) + b) v by what keeps fewest scores on the platform: cuDNN, the
     kernel for TPUs, or XLA; the softmax in float32. See `Attention` for what the arguments mean,
-    `mgen.kernels.relative_attention` for `bias` and `embedding`, those of distances."""
+    `mgen.kernels.relative_attention` for `bias` and `embedding`, those of distances. Raises
+    `ValueError` for `embedding` beside a `mask`."""
+    if mask is not None and embedding is not None:
+        raise ValueError("embeddings of distances beside a mask are not implemented")
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     if mask is nearby is embedding is None and cudnn_fits(query, sink):
         return jax.nn.dot_product_attention(

@@ -108,6 +108,12 @@ def test_rotary_positions_may_be_given():
     assert jnp.abs(module.apply(params, x[:, order]) - out[:, order]).max() > 1e-2
 
 
+def test_embeddings_beside_a_mask_are_refused():
+    x = jnp.zeros((1, 3, 1, 4))
+    with pytest.raises(ValueError, match="beside a mask"):
+        attend(x, x, x, mask=jnp.ones((1, 3, 3), bool), embedding=jnp.zeros((1, 5, 4)))
+
+
 COMPILED = """
 import jax, jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
