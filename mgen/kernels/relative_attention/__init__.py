@@ -1,6 +1,6 @@
 """Attention with relative positions: T5's bias (Raffel et al. 2020), Shaw's embeddings (Shaw et al.
-2018; Music Transformer, Huang et al. 2019), both (Transformer-XL, Dai et al. 2019), or none; causal,
-in windows, or in MAGNeT's restricted context.
+2018; Music Transformer, Huang et al. 2019), both (Transformer-XL, Dai et al. 2019), or none;
+causal, in windows, or in MAGNeT's restricted context.
 
 XLA keeps the scores of all pairs: at B4 H16 T4096, forward and backward, 13 GiB and more. Here only
 blocks of them exist. Counted for T queries and keys of width D, a head:
