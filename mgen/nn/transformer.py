@@ -109,7 +109,7 @@ class Block(nn.Module):
         mask: Bool[Array, "B 1 C"] | None,
         seen: Bool[Array, "B 1 L"] | None,
         bias: Float[Array, "H R"] | None,
-        nearby: Nearby | None,
+        nearby: Nearby | None = None,
     ) -> tuple[Float[Array, "B L D"], Float[Array, "B L D"] | None]:
         config = self.config
         heads: dict[str, Any] = dict(
