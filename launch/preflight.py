@@ -6,7 +6,7 @@ mgen preflight --all --topology=v5e:2x4     # every full-size config, with its s
 mgen preflight --pods                       # the machines that BENCHMARKS.md has, for its table
 
 GiB and milliseconds are of one device. --quick, which --all has by itself, asks the compiler for
-less effort: a third of the time, for about the same memory. What is in --out is not compiled again.
+less effort: a third of the time, about the same memory, slower steps. --out keeps what is compiled.
 Needs the extra `preflight` and no TPU; for --topology=h100:1x8 (hosts, GPUs) `preflight-gpu`.
 """
 

@@ -375,8 +375,8 @@ def _query_gradient(settings: Settings, *inputs: Any) -> Array:
 
 
 def _read(grid: _Grid, windows: Windows, everything: Any) -> list[Any]:
-    """What the backward kernels read: queries, keys, values, windows, which examples see
-    everything, cotangent, two sums."""
+    """What the kernels read: queries, keys, values, windows, which examples see everything; and the
+    backward ones the cotangent and two sums."""
     specs = [grid.queries(), grid.keys(), grid.keys(), grid.windows(windows)]
     flags = None if everything is None else pl.BlockSpec(memory_space=pltpu.SMEM)
     return [*specs, flags, grid.queries(), grid.sums(), grid.sums()]
