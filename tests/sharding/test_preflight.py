@@ -1,6 +1,8 @@
 """Training steps compiled for TPUs that are not here, with their own compiler."""
 
+import dataclasses
 import json
+import math
 import os
 import subprocess
 import sys
@@ -121,6 +123,34 @@ def test_a_report_is_bound_by_the_slowest():
     row = preflight.describe(program, found, chip)
     assert row["machine"].startswith("2 x v5e:1x2") and row["step"] == "2000.0 ms (links)"
     assert row["FLOP/B"] == f"{2 * chip.flops / chip.bandwidth:.0f}"
+
+
+def test_scaling_keeps_the_batch_of_a_device(monkeypatch, tmp_path, capsys):
+    config, compiled = preflight.full_size()["hierarchy/musicgen_small"], []
+
+    def devices(topology):
+        return [None] * math.prod(map(int, topology.partition(":")[2].split("x")))
+
+    def program(config, devices, *_):
+        batch = config.data.batch_size
+        compiled.append((config.train.mesh, batch))
+        found = report()
+        flops = found.flops / found.devices * len(devices)
+        return dataclasses.replace(found, devices=len(devices), batch=batch, flops=flops)
+
+    monkeypatch.setattr(preflight, "devices_of", devices)
+    monkeypatch.setattr(preflight, "compiled_program", program)
+    preflight.scaling({"small": (config, 4)}, ["v5e:2x4", "v5e:8x16"], tmp_path)
+    # Over more devices parameters are copied, not split further.
+    assert compiled == [("data=-1,fsdp=8", 32), ("data=-1,fsdp=64", 512)]
+    rows = json.loads((tmp_path / "scaling.json").read_text())["small"]
+    assert [(row["devices"], row["batch"]) for row in rows] == [("8", "32"), ("128", "512")]
+    for row in rows:
+        assert row["bounds"] == {"compute": 1.0, "memory": 0.5, "links": 2.0}
+        assert row["utilisation"] == 0.5
+    assert (tmp_path / "scaling.png").read_bytes().startswith(b"\x89PNG")
+    printed = capsys.readouterr().out
+    assert printed.count("2000.0 ms (links)") == 2 and "v5e:8x16 data=-1,fsdp=64" in printed
 
 
 def test_full_size_configs_are_all_but_the_tiny_ones():
