@@ -9,9 +9,11 @@ from mgen.errors import UserError
 
 # Set by hand: host:port of the first process, how many, which one.
 OWN = ("MGEN_COORDINATOR", "MGEN_PROCESSES", "MGEN_PROCESS")
-# Sizes of a job under Slurm and Open MPI, slices of TPUs (of one host each, it may be), and the
-# workers of one slice (GKE and TPU VMs).
-SIZES = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "MEGASCALE_NUM_SLICES")
+# Sizes of what `mpirun` or `srun` started (of the whole job, SLURM_NTASKS, a batch script has too,
+# which is one process), slices of TPUs (of one host each, it may be), and the workers of one slice
+# (GKE and TPU VMs).
+MPI, SLURM = "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS"
+SIZES = (MPI, SLURM, "MEGASCALE_NUM_SLICES")
 WORKERS = "TPU_WORKER_HOSTNAMES"
 
 
@@ -37,12 +39,9 @@ def initialize(environment: Mapping[str, str] = os.environ) -> None:
         jax.distributed.initialize()
 
 
-# Number and count of the processes, as launchers of them write it.
-PARTS = (
-    (OWN[2], OWN[1]),
-    ("SLURM_PROCID", "SLURM_NTASKS"),
-    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
-)
+# Number and count of the processes, as launchers of them write it. Under Slurm `mpirun` starts its
+# daemons by `srun`, so what its processes find of Slurm is their daemon's.
+PARTS = ((OWN[2], OWN[1]), ("OMPI_COMM_WORLD_RANK", MPI), ("SLURM_PROCID", SLURM))
 
 
 def part(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
