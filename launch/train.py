@@ -19,6 +19,9 @@ from mgen import cli
 
 _CONFIG = cli.define_config_flag()
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of this run.", required=True)
+_STOPPED_CODE = flags.DEFINE_integer(
+    "stopped_code", 0, "Exit code where a signal stopped the run before its last step."
+)
 flags.mark_flag_as_required("config")
 flags.declare_key_flag("config")
 
@@ -46,6 +49,8 @@ def main(argv: list[str]) -> None:
 
     done = loop.train(task, config, _WORKDIR.value, make_data, parents)
     print(f"{_WORKDIR.value}: {done} of {config.train.steps} steps done")
+    if done < config.train.steps:
+        sys.exit(_STOPPED_CODE.value)
 
 
 if __name__ == "__main__":

@@ -103,5 +103,7 @@ def test_jobset_is_of_its_schema():
     per_host = container["resources"]["limits"]["google.com/tpu"]
     assert container["resources"]["requests"] == container["resources"]["limits"]
     assert spec["parallelism"] == spec["completions"] == chips // per_host
+    # Kubernetes starts again what fails, not what ends well after SIGTERM.
+    assert "--stopped_code=143" in command and job["spec"]["failurePolicy"]["maxRestarts"] > 0
     (mesh,) = (arg for arg in command if arg.startswith("--config.train.mesh="))
     assert f"data={slices['replicas']}," in mesh
