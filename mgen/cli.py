@@ -5,6 +5,7 @@ exit code 1.
 """
 
 import difflib
+import errno
 import importlib
 import subprocess
 import sys
@@ -23,6 +24,8 @@ COMPILE_ONLY = dict(
     JAX_PLATFORMS="cpu", TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1",
     JAX_ENABLE_COMPILATION_CACHE="false",
 )  # fmt: skip
+# What a file system says to any program: full, not allowed.
+REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 COMMANDS = {
     "prepare_data": "build a dataset (bundled scores, your MIDI, Slakh2100, folders of audio)",
     "inspect_data": "print a dataset's table, draw a page of it, write a few WAVs",
@@ -147,6 +150,11 @@ def _guard(function: Callable[[Any], Any], argv: Any) -> Any:
         return function(argv)
     except UserError as error:
         _fail(_one_line(error))
+    except OSError as error:
+        if error.errno not in REFUSALS:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        _fail(f"{where}{error.strerror}")
     except KeyboardInterrupt:
         _fail("interrupted", 130)
     return None

@@ -7,8 +7,12 @@ writes to a temporary name and renames: a checkpoint is there whole or not at al
 
 import contextlib
 import dataclasses
+import errno
 import importlib
 import json
+import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +34,8 @@ from mgen.train.task import Task
 from mgen.typing import Params
 
 FOLDER = "checkpoints"
+# In what Orbax and its store raise where there is no room.
+FULL = tuple(map(os.strerror, (errno.ENOSPC, errno.EDQUOT)))
 
 
 class Checkpoints:
@@ -37,7 +43,7 @@ class Checkpoints:
     kept."""
 
     def __init__(self, workdir: str | Path, save_every: int = 1, keep: int = 1):
-        self.folder = Path(workdir).absolute() / FOLDER
+        self.folder, self.save_every = Path(workdir).absolute() / FOLDER, save_every
         self._manager = managers.CheckpointManager(
             self.folder,
             options=managers.CheckpointManagerOptions(
@@ -59,15 +65,47 @@ class Checkpoints:
         force: bool = False,
     ) -> bool:
         """Saves when the policy or `force` says so; True if it did. To be called after every
-        step."""
+        step.
+
+        Raises:
+          UserError: there is no room, now or where the save before, which went on beside training,
+            came to its end. The checkpoints that are whole stay.
+        """
         if self._manager.latest_step() == step:
             return False
+        if force or step % self.save_every == 0:
+            self._find_room(state)
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(state),
             data=grain_checkpoint.CheckpointSave(_Snapshot(iterator.get_state())),
             config=ocp.args.JsonSave(config),
         )
-        return self._manager.save(step, args=args, force=force)
+        with self._or_full():
+            return self._manager.save(step, args=args, force=force)
+
+    def _find_room(self, state: TrainState) -> None:
+        """Before a byte is written; what a quota leaves is not known."""
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        free = shutil.disk_usage(self.folder).free
+        if free < size:
+            gib = 2**30
+            raise self._full(f"a checkpoint has {size / gib:.3g} GiB, {free / gib:.3g} are free")
+
+    @contextlib.contextmanager
+    def _or_full(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # of many kinds, after what wrote
+            reason = next((words for words in FULL if words in str(error)), None)
+            if reason is None:
+                raise
+            raise self._full(reason) from error
+
+    def _full(self, reason: str) -> UserError:
+        return UserError(
+            f"{self.folder}: cannot save ({reason}); what was saved before is whole: make room and "
+            "run the same command again"
+        )
 
     def restore(self, like: TrainState, iterator: Any = None) -> TrainState:
         """The latest state that can be read, in the shapes and shardings of `like` (without a
@@ -122,9 +160,9 @@ class Checkpoints:
             self._manager.reload()
 
     def close(self) -> None:
-        """Waits for the save under way."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Waits for the save under way; errors as `save`."""
+        with self._or_full():
+            self._manager.close()
 
 
 def _placed(leaf: Any) -> Any:

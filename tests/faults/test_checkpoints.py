@@ -96,8 +96,21 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, state, monkeypatch):
         return write(path, *args, **kwargs)
 
     monkeypatch.setattr("etils.epath.gpath.PosixGPath.write_text", full)
-    with pytest.raises(Exception, match="No space left"):
+    with pytest.raises(UserError, match=r"cannot save \(No space left on device\); what was saved"):
         save(tmp_path, state, 2)
     monkeypatch.undo()
     found, iterator = restore(tmp_path, state)
     assert float(found["x"][0]) == 1 and iterator.number == 1
+
+
+def test_what_has_no_room_is_not_begun(tmp_path, state, monkeypatch):
+    save(tmp_path, state, 1)
+    before = sorted(tmp_path.rglob("*"))
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=39_999))
+    with pytest.raises(UserError, match=r"a checkpoint has 3\.73e-05 GiB, 3\.73e-05 are free"):
+        save(tmp_path, state, 2)
+    assert sorted(tmp_path.rglob("*")) == before
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=40_000))
+    save(tmp_path, state, 2)
+    assert restore(tmp_path, state)[1].number == 2

@@ -1,6 +1,9 @@
 """Bad input to train, fit_codebook, tokenize, ...: one line, exit code 1."""
 
+import errno
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -39,6 +42,27 @@ def broken_copy(folder, to, pattern):
     for path in hit:
         truncate(path)
     return to
+
+
+REFUSED = """
+import sys
+from mgen import cli
+
+def main(argv):
+    raise OSError(int(sys.argv.pop()), "It says so", "out/clip.wav")
+
+cli.run(main)
+"""
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EISDIR])
+def test_what_a_file_system_refuses_is_a_line(number):
+    command = [sys.executable, "-c", REFUSED, str(number)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if number == errno.EISDIR:  # an error of ours
+        assert "Traceback" in done.stderr
+    else:
+        fails(done, "error: out/clip.wav: It says so")
 
 
 TRAIN = ("train", "--config=codec/tiny_16khz:smoke", "--config.train.steps=1")
