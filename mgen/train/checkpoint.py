@@ -39,15 +39,13 @@ FULL = tuple(map(os.strerror, (errno.ENOSPC, errno.EDQUOT)))
 
 
 class Checkpoints:
-    """The checkpoints of one workdir: saved every `save_every` steps, the latest `keep` are
-    kept."""
+    """The checkpoints of one workdir, of which the latest `keep` are kept."""
 
-    def __init__(self, workdir: str | Path, save_every: int = 1, keep: int = 1):
-        self.folder, self.save_every = Path(workdir).absolute() / FOLDER, save_every
+    def __init__(self, workdir: str | Path, keep: int = 1):
+        self.folder = Path(workdir).absolute() / FOLDER
         self._manager = managers.CheckpointManager(
             self.folder,
             options=managers.CheckpointManagerOptions(
-                save_decision_policy=managers.FixedIntervalPolicy(save_every),
                 preservation_policy=managers.LatestN(keep),
                 cleanup_tmp_directories=True,
             ),
@@ -62,26 +60,24 @@ class Checkpoints:
         state: TrainState,
         iterator: Any,
         config: dict[str, Any],
-        force: bool = False,
-    ) -> bool:
-        """Saves when the policy or `force` says so; True if it did. To be called after every
-        step.
+    ) -> None:
+        """Saves the state after `step` updates; nothing where that is there. Returns before all is
+        written.
 
         Raises:
           UserError: there is no room, now or where the save before, which went on beside training,
             came to its end. The checkpoints that are whole stay.
         """
         if self._manager.latest_step() == step:
-            return False
-        if force or step % self.save_every == 0:
-            self._find_room(state)
+            return
+        self._find_room(state)
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(state),
             data=grain_checkpoint.CheckpointSave(_Snapshot(iterator.get_state())),
             config=ocp.args.JsonSave(config),
         )
         with self._or_full():
-            return self._manager.save(step, args=args, force=force)
+            self._manager.save(step, args=args, force=True)
 
     def _find_room(self, state: TrainState) -> None:
         """Before a byte is written; what a quota leaves is not known."""

@@ -36,7 +36,7 @@ from mgen.typing import Batch, Key
 def default_config(**overrides: Any) -> ml_collections.ConfigDict:
     """The loop's fields of every config.
 
-    Counts are in steps; 0 stands for never.
+    Counts are in steps; 0 stands for never (what is logged and saved is so at the end too).
 
       eval_every, eval_batches: how often to evaluate, on how many held-out batches.
       summary_every: audio and pictures; a multiple of `eval_every`.
@@ -92,7 +92,7 @@ def train(
     workdir, settings = Path(workdir), config.train
     compiled = CompiledSteps(task, mesh_lib.make_mesh(settings.mesh))
     root_key = jax.random.key(config.seed)
-    checkpoints = Checkpoints(workdir, settings.save_every, settings.keep)
+    checkpoints = Checkpoints(workdir, settings.keep)
     claim_workdir(workdir, task, config, parents or {}, checkpoints.latest_step() is not None)
     iterator = make_data(True)
     state = initial_state(task, config, compiled, checkpoints, iterator)
@@ -120,23 +120,32 @@ def train(
             last = step == settings.steps or stopped
 
             # Look before saving: a state with a NaN in it must never replace a good checkpoint.
-            log = last or step % settings.log_every == 0
-            if log or step % settings.save_every == 0 or watch.skips:
+            log, save = (
+                last or due(step, settings.log_every),
+                last or due(step, settings.save_every),
+            )
+            if log or save or watch.skips:
                 watch.check(step, metrics, batch, log)
             # Save before evaluating: evaluation may be long, and the iterator now stands after
             # exactly `step` batches.
-            checkpoints.save(step, state, iterator, plain_config, force=last)
-            if settings.eval_every and (last or step % settings.eval_every == 0):
+            if save:
+                checkpoints.save(step, state, iterator, plain_config)
+            if settings.eval_every and (last or due(step, settings.eval_every)):
                 data = make_data(False)
                 means, first = evaluate(compiled, state, data, settings.eval_batches, root_key)
                 watch.write(step, {f"eval/{name}": value for name, value in means.items()})
-                if settings.summary_every and (last or step % settings.summary_every == 0):
+                if settings.summary_every and (last or due(step, settings.summary_every)):
                     with jax.transfer_guard("allow"):
                         watch.write_summaries(step, task.summaries(state, first, root_key))
             progress.update()
             if stopped:
                 break
     return step
+
+
+def due(step: int, every: int) -> bool:
+    """Whether `step` is one of those that come every so many; none is where `every` is 0."""
+    return every > 0 and step % every == 0
 
 
 # Steps in a row that `train.nonfinite` = "skip" forgives.

@@ -32,13 +32,13 @@ def state():
 
 
 def save(workdir, state, *steps, keep=5):
-    with contextlib.closing(Checkpoints(workdir, 1, keep)) as checkpoints:
+    with contextlib.closing(Checkpoints(workdir, keep)) as checkpoints:
         for step in steps:
-            checkpoints.save(step, {"x": state["x"] + step}, Counter(step), {}, force=True)
+            checkpoints.save(step, {"x": state["x"] + step}, Counter(step), {})
 
 
 def restore(workdir, state):
-    with contextlib.closing(Checkpoints(workdir, 1, 5)) as checkpoints:
+    with contextlib.closing(Checkpoints(workdir, 5)) as checkpoints:
         iterator = Counter()
         return checkpoints.restore(state, iterator), iterator
 

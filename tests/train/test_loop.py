@@ -13,6 +13,7 @@ from mgen import manifest, tree
 from mgen.errors import UserError
 from mgen.train import loop
 from mgen.train.checkpoint import Checkpoints
+from mgen.train.logging import read_scalars
 
 
 def final_state(task, workdir):
@@ -96,6 +97,15 @@ def test_sigterm_saves_where_it_stands(linear, tmp_path):
     _, resumed = run(linear, tmp_path / "cut")
     assert tree.fingerprint(resumed) == tree.fingerprint(whole)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_counts_of_zero_stand_for_never(linear, tmp_path):
+    counts = dict(log_every=0, save_every=0, eval_every=0, summary_every=0)
+    done, state = run(linear, tmp_path, steps=7, **counts)
+    assert done == 7 == state.step
+    # At the end all is told and kept.
+    assert [step for step, _ in read_scalars(tmp_path / "logs", "train/loss")] == [7]
+    assert read_scalars(tmp_path / "logs", "eval/loss") == []
 
 
 def test_nan_stops_with_the_metrics_name_and_keeps_the_good_checkpoint(linear, tmp_path):
