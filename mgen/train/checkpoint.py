@@ -39,9 +39,11 @@ FULL = tuple(map(os.strerror, (errno.ENOSPC, errno.EDQUOT)))
 
 
 class Checkpoints:
-    """The checkpoints of one workdir, of which the latest `keep` are kept."""
+    """The checkpoints of one workdir, of which the latest `keep` are kept. Makes their folder."""
 
     def __init__(self, workdir: str | Path, keep: int = 1):
+        if keep < 1:
+            raise UserError(f"config.train.keep={keep}: expected 1 or more")
         self.folder = Path(workdir).absolute() / FOLDER
         self._manager = managers.CheckpointManager(
             self.folder,
@@ -161,6 +163,16 @@ class Checkpoints:
             self._manager.close()
 
 
+@contextlib.contextmanager
+def reading(workdir: str | Path) -> Iterator[Checkpoints]:
+    """The checkpoints of a run that is there already; `UserError` where none is."""
+    folder = Path(workdir).absolute() / FOLDER
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no checkpoint here; expected a workdir of a training run")
+    with contextlib.closing(Checkpoints(workdir)) as checkpoints:
+        yield checkpoints
+
+
 def _placed(leaf: Any) -> Any:
     """Orbax needs to know where the arrays of a run on other devices are to be."""
     if getattr(leaf, "sharding", None) is not None:
@@ -228,7 +240,7 @@ def load_state(
         raise UserError(
             f"{workdir}: its config does not fit this version of mgen ({error})"
         ) from error
-    with contextlib.closing(Checkpoints(workdir)) as checkpoints:
+    with reading(workdir) as checkpoints:
         like = jax.eval_shape(task.init, jax.random.key(0))
         if mesh is not None:
             like = mesh_lib.with_shardings(like, mesh_lib.state_sharding(mesh, like))

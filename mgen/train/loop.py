@@ -25,7 +25,7 @@ from mgen.progress import Progress
 from mgen.sharding import mesh as mesh_lib
 from mgen.sharding.mesh import OnMesh
 from mgen.sharding.options import overlapping
-from mgen.train.checkpoint import Checkpoints
+from mgen.train.checkpoint import Checkpoints, reading
 from mgen.train.guards import Profiler, StopOnSignal, out_of_memory_advice, skipping, skips
 from mgen.train.logging import MetricWriter, make_writer
 from mgen.train.state import TrainState
@@ -38,7 +38,7 @@ def default_config(**overrides: Any) -> ml_collections.ConfigDict:
 
     Counts are in steps; 0 stands for never (what is logged and saved is so at the end too).
 
-      eval_every, eval_batches: how often to evaluate, on how many held-out batches.
+      eval_every, eval_batches: how often to evaluate, on how many held-out batches (0: not at all).
       summary_every: audio and pictures; a multiple of `eval_every`.
       save_every, keep: how often to save, how many checkpoints stay.
       mesh: see `mgen.sharding.mesh`.
@@ -100,6 +100,7 @@ def train(
     stop = StopOnSignal()
     plain_config = config.to_dict()
     made = watched(iterator)
+    eval_every = settings.eval_every if settings.eval_batches else 0
 
     with (
         contextlib.closing(make_writer(workdir / "logs")) as writer,
@@ -120,17 +121,15 @@ def train(
             last = step == settings.steps or stopped
 
             # Look before saving: a state with a NaN in it must never replace a good checkpoint.
-            log, save = (
-                last or due(step, settings.log_every),
-                last or due(step, settings.save_every),
-            )
+            log = last or due(step, settings.log_every)
+            save = last or due(step, settings.save_every)
             if log or save or watch.skips:
                 watch.check(step, metrics, batch, log)
             # Save before evaluating: evaluation may be long, and the iterator now stands after
             # exactly `step` batches.
             if save:
                 checkpoints.save(step, state, iterator, plain_config)
-            if settings.eval_every and (last or due(step, settings.eval_every)):
+            if eval_every and (last or due(step, eval_every)):
                 data = make_data(False)
                 means, first = evaluate(compiled, state, data, settings.eval_batches, root_key)
                 watch.write(step, {f"eval/{name}": value for name, value in means.items()})
@@ -219,12 +218,12 @@ def initial_state(
     if checkpoints.latest_step() is not None:
         return checkpoints.restore(like, iterator)
     if config.train.resume:
-        with contextlib.closing(Checkpoints(config.train.resume)) as other:
+        with reading(config.train.resume) as other:
             return other.restore(like, iterator)
     state = compiled.init(jax.random.key(config.seed))
     state = jax.device_put(task.warm_start(state), compiled.state_sharding)
     if config.train.init_from:
-        with contextlib.closing(Checkpoints(config.train.init_from)) as other:
+        with reading(config.train.init_from) as other:
             trained = other.restore(like)
         state = state.replace(params=trained.params, variables=trained.variables, ema=trained.ema)
     return state

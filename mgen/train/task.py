@@ -154,6 +154,9 @@ class Task(abc.ABC):
 
         if count == 1:
             return self.micro_gradients(params, variables, batch, key)
+        size = jax.tree.leaves(batch)[0].shape[0]
+        if count < 1 or size % count:
+            raise UserError(f"config.optim.accumulate={count}: does not divide a batch of {size}")
         # Strided, so that each micro-batch is spread over the same devices as the batch.
         split = jax.tree.map(
             lambda x: jnp.moveaxis(x.reshape(-1, count, *x.shape[1:]), 1, 0), batch

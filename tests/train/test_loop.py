@@ -106,6 +106,8 @@ def test_counts_of_zero_stand_for_never(linear, tmp_path):
     # At the end all is told and kept.
     assert [step for step, _ in read_scalars(tmp_path / "logs", "train/loss")] == [7]
     assert read_scalars(tmp_path / "logs", "eval/loss") == []
+    run(linear, tmp_path / "b", eval_every=1, eval_batches=0)
+    assert read_scalars(tmp_path / "b/logs", "eval/loss") == []
 
 
 def test_nan_stops_with_the_metrics_name_and_keeps_the_good_checkpoint(linear, tmp_path):
@@ -179,6 +181,28 @@ def test_accumulation_equals_the_whole_batch(linear):
     four, _ = Quiet(split).train_step(params, batch, jax.random.key(0))
     # float32 sums in another order.
     np.testing.assert_allclose(one.params["weights"], four.params["weights"], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("count", [0, 3])
+def test_accumulation_of_another_number_is_refused(linear, tmp_path, count):
+    config = linear[1]()
+    config.optim.accumulate = count
+    reason = rf"optim.accumulate={count}: does not divide a batch of 8"
+    with pytest.raises(UserError, match=reason):
+        run(linear, tmp_path, config=config)
+
+
+def test_at_least_one_checkpoint_is_kept(linear, tmp_path):
+    with pytest.raises(UserError, match=r"train\.keep=0: expected 1 or more"):
+        run(linear, tmp_path / "w", keep=0)
+    assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize("field", ["resume", "init_from"])
+def test_a_run_that_is_not_there_is_not_begun(linear, tmp_path, field):
+    with pytest.raises(UserError, match="other/checkpoints: no checkpoint here"):
+        run(linear, tmp_path / "w", **{field: str(tmp_path / "other")})
+    assert not (tmp_path / "other").exists()
 
 
 def test_ema_follows_the_formula(linear):
