@@ -39,19 +39,22 @@ FULL = tuple(map(os.strerror, (errno.ENOSPC, errno.EDQUOT)))
 
 
 class Checkpoints:
-    """The checkpoints of one workdir, of which the latest `keep` are kept. Makes their folder."""
+    """The checkpoints of one workdir, of which the latest `keep` are kept.
 
-    def __init__(self, workdir: str | Path, keep: int = 1):
+    Attributes:
+      own: whether this run is the one that saves there; what others read is not touched, since that
+        one may be at it.
+    """
+
+    def __init__(self, workdir: str | Path, keep: int = 1, own: bool = True):
         if keep < 1:
             raise UserError(f"config.train.keep={keep}: expected 1 or more")
-        self.folder = Path(workdir).absolute() / FOLDER
-        self._manager = managers.CheckpointManager(
-            self.folder,
-            options=managers.CheckpointManagerOptions(
-                preservation_policy=managers.LatestN(keep),
-                cleanup_tmp_directories=True,
-            ),
-        )
+        self.folder, self.own = Path(workdir).absolute() / FOLDER, own
+        options = managers.CheckpointManagerOptions(
+            create=own, read_only=not own, cleanup_tmp_directories=own,
+            preservation_policy=managers.LatestN(keep),
+        )  # fmt: skip
+        self._manager = managers.CheckpointManager(self.folder, options=options)
 
     def latest_step(self) -> int | None:
         return self._manager.latest_step()
@@ -109,7 +112,8 @@ class Checkpoints:
         """The latest state that can be read, in the shapes and shardings of `like` (without a
         sharding: on this host's first device); `iterator`, if given, is set to where it was.
 
-        Damaged checkpoints after it are warned of and put aside, as damaged_<step>.
+        Damaged checkpoints after it are warned of and, by their own run, put aside as
+        damaged_<step>.
 
         Raises:
           UserError: there is none, or none that fits `like`.
@@ -127,6 +131,9 @@ class Checkpoints:
                 if iterator is not None:
                     iterator.set_state(self._data(step))
             except (ValueError, KeyError, TypeError, OSError) as error:
+                self._manager.reload()
+                if (self.latest_step() or 0) > steps[0]:  # its run has put a newer one in its place
+                    return self.restore(like, iterator)
                 reasons.append(" ".join(str(error).split())[:300])
                 continue
             self._put_aside(steps[: len(reasons)], reasons)
@@ -150,10 +157,11 @@ class Checkpoints:
         """Or training, which goes on before them, could not save where they are."""
         for step, reason in zip(steps, reasons):
             folder = self.folder / str(step)
-            logging.warning("%s: damaged, put aside (%s)", folder, reason)
-            if jax.process_index() == 0:
+            aside = "put aside" if self.own else "passed over"
+            logging.warning("%s: damaged, %s (%s)", folder, aside, reason)
+            if self.own and jax.process_index() == 0:
                 folder.rename(self.folder.parent / f"damaged_{step}")
-        if steps:
+        if steps and self.own:
             multihost_utils.sync_global_devices("damaged checkpoints are put aside")
             self._manager.reload()
 
@@ -165,11 +173,11 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def reading(workdir: str | Path) -> Iterator[Checkpoints]:
-    """The checkpoints of a run that is there already; `UserError` where none is."""
+    """The checkpoints of another run; `UserError` where none is."""
     folder = Path(workdir).absolute() / FOLDER
     if not folder.is_dir():
         raise UserError(f"{folder}: no checkpoint here; expected a workdir of a training run")
-    with contextlib.closing(Checkpoints(workdir)) as checkpoints:
+    with contextlib.closing(Checkpoints(workdir, own=False)) as checkpoints:
         yield checkpoints
 
 

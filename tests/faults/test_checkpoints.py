@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mgen.errors import UserError
-from mgen.train.checkpoint import Checkpoints
+from mgen.train.checkpoint import Checkpoints, reading
 
 
 class Counter:
@@ -67,6 +67,33 @@ def test_a_checkpoint_whose_data_is_missing_is_skipped(tmp_path, state):
     shutil.rmtree(tmp_path / "checkpoints" / "2" / "data")
     _, iterator = restore(tmp_path, state)
     assert iterator.number == 1
+
+
+def test_what_others_read_stays_as_it_is(tmp_path, state, caplog):
+    save(tmp_path, state, 1, 2)
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(folder / "1", folder / "3.orbax-checkpoint-tmp-1")  # a save under way
+    truncate(folder / "2" / "state")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with reading(tmp_path) as checkpoints:
+        found = checkpoints.restore(state)
+    assert float(found["x"][0]) == 1 and "2: damaged, passed over" in caplog.text
+    after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert after == before
+
+
+def test_one_that_its_run_replaces_meanwhile_is_no_damage(tmp_path, state, monkeypatch):
+    save(tmp_path, state, 1, keep=1)
+    with reading(tmp_path) as checkpoints:
+        restore = checkpoints._manager.restore
+
+        def slowly(step, **kwargs):
+            if step == 1:
+                save(tmp_path, state, 2, keep=1)
+            return restore(step, **kwargs)
+
+        monkeypatch.setattr(checkpoints._manager, "restore", slowly)
+        assert float(checkpoints.restore(state)["x"][0]) == 2
 
 
 def test_a_half_written_checkpoint_is_none(tmp_path, state):
