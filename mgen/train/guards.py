@@ -21,7 +21,7 @@ class StopOnSignal(contextlib.AbstractContextManager):
     """SIGTERM (a preempted machine) or Ctrl-C: finish the step, save, end the loop.
 
     A second Ctrl-C interrupts at once. Of several processes, JAX tells all of them of a SIGTERM to
-    one, and at which step to end.
+    one, and at which step to end; a Ctrl-C is passed on as that.
     """
 
     requested = False
@@ -47,6 +47,8 @@ class StopOnSignal(contextlib.AbstractContextManager):
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.requested = True
+        if not self.alone:
+            signal.raise_signal(signal.SIGTERM)
 
 
 def skips(settings: ml_collections.ConfigDict) -> bool:

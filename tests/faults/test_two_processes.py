@@ -80,7 +80,8 @@ def two_processes_do_what_one_does(together, scores, codec, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_signal_to_one_process_saves_on_all(together, scores, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+def test_a_signal_to_one_process_saves_on_all(together, scores, tmp_path, number):
     workdir = tmp_path / "run"
     processes = together(
         2, *train(scores, workdir, 100_000, "data=4", "--config.train.save_every=5")
@@ -91,7 +92,7 @@ def test_a_signal_to_one_process_saves_on_all(together, scores, tmp_path):
         assert all(process.poll() is None for process in processes), processes[0].stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    os.kill(processes[1].pid, signal.SIGTERM)
+    os.kill(processes[1].pid, number)
     finish(processes)
     step = max(int(path.name) for path in folder.glob("*") if path.name.isdigit())
     state = state_of(workdir)
