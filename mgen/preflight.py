@@ -25,7 +25,7 @@ from mgen.errors import UserError
 from mgen.progress import track
 from mgen.sharding import cost, hlo
 from mgen.sharding.chips import CHIPS, GIB, Chip
-from mgen.sharding.mesh import BATCH, OnMesh, make_mesh, replicated, with_shardings
+from mgen.sharding.mesh import OnMesh, batch_shards, make_mesh, replicated, with_shardings
 from mgen.train.checkpoint import make_task
 from mgen.train.loop import CompiledSteps
 from mgen.train.task import Task
@@ -158,7 +158,7 @@ def compiled_program(
     """
     mesh = make_mesh(config.train.mesh, devices)
     task = make_task(config)
-    shards = mesh.shape[BATCH[0]] * mesh.shape[BATCH[1]]
+    shards = batch_shards(mesh)
     batch = -(-config.data.batch_size // shards) * shards
     function, jitted, arguments = _program(task, mesh, batch, program)
     with jax.set_mesh(mesh):
@@ -425,7 +425,10 @@ def scaling(
 
     Args:
       configs: experiments by name, and the examples of a step on each device.
+      over: topologies; `UserError` for none.
     """
+    if not over:
+        raise UserError("--topologies: expected at least one")
     import matplotlib
 
     matplotlib.use("Agg")

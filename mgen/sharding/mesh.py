@@ -87,6 +87,11 @@ def batch_sharding(mesh: Mesh, shape: tuple[int, ...] = ()) -> NamedSharding:
     return NamedSharding(mesh, P(BATCH))
 
 
+def batch_shards(mesh: Mesh) -> int:
+    """Into how many parts a batch is split."""
+    return math.prod(mesh.shape[name] for name in BATCH)
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 

@@ -156,6 +156,7 @@ class CompiledSteps:
 
     def __init__(self, task: Task, mesh: Mesh):
         self.task = task
+        self.shards = mesh_lib.batch_shards(mesh)
         self.abstract = jax.eval_shape(task.init, jax.random.key(0))
         self.state_sharding = mesh_lib.state_sharding(mesh, self.abstract)
         self.batch_sharding = {
@@ -187,9 +188,15 @@ class CompiledSteps:
             return self._fold_in(root, np.uint32(step))
 
     def put(self, batch: Batch) -> Batch:
-        """This process's part of a batch, checked against the task, as global arrays on the
-        mesh."""
-        spec = self.task.batch_spec(next(iter(batch.values())).shape[0])
+        """This process's part of a batch, checked against the task and the mesh, as global arrays
+        there."""
+        size = next(iter(batch.values())).shape[0]
+        spec, whole = self.task.batch_spec(size), size * jax.process_count()
+        if whole % self.shards:
+            raise UserError(
+                f"config.data.batch_size={whole}: no multiple of the {self.shards} parts that the "
+                "mesh splits it into (data times fsdp)"
+            )
         for name, want in spec.items():
             have = batch.get(name)
             if have is None or have.shape != want.shape or have.dtype != want.dtype:

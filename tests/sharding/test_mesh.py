@@ -19,6 +19,7 @@ from pathlib import Path
 import importlib.util
 spec = importlib.util.spec_from_file_location("toy", sys.argv[1])
 toy = importlib.util.module_from_spec(spec); spec.loader.exec_module(toy)
+from mgen.errors import UserError
 from mgen.sharding.mesh import make_mesh
 from mgen.train.loop import CompiledSteps
 
@@ -41,6 +42,11 @@ for text, result in results.items():
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6, err_msg=text),
         result, results["data=1"])
 print("equal")
+compiled = CompiledSteps(task, make_mesh("data=4,fsdp=2"))
+try:
+    compiled.put({name: x[:6] for name, x in next(toy.make_data(True)).items()})
+except UserError as error:
+    print(error)
 """
 
 
@@ -50,6 +56,7 @@ def test_eight_devices_equal_one():
         [sys.executable, "-c", EIGHT_DEVICES, toy], capture_output=True, text=True
     )
     assert done.returncode == 0 and "equal" in done.stdout, done.stderr[-3000:]
+    assert "config.data.batch_size=6: no multiple of the 8 parts" in done.stdout
 
 
 def test_mesh_from_text():

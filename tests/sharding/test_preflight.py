@@ -125,6 +125,11 @@ def test_a_report_is_bound_by_the_slowest():
     assert row["FLOP/B"] == f"{2 * chip.flops / chip.bandwidth:.0f}"
 
 
+def test_scaling_over_nothing_is_refused(tmp_path):
+    with pytest.raises(UserError, match="expected at least one"):
+        preflight.scaling({}, [], tmp_path)
+
+
 def test_scaling_keeps_the_batch_of_a_device(monkeypatch, tmp_path, capsys):
     config, compiled = preflight.full_size()["hierarchy/musicgen_small"], []
 
