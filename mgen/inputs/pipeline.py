@@ -122,9 +122,8 @@ def make_iterator(
     `default_config`).
 
     Training: endless; every epoch has its own order, crops and augmentations. Evaluation: one pass
-      in the order of the dataset,
-    one crop a piece, without augmentation; the last batch is filled up from the start of the split,
-    so that every piece is seen.
+    in the order of the dataset, one crop a piece, without augmentation; the last batch is filled up
+    from the start of the split, so that every piece is seen.
 
     The iterator has `get_state`, `set_state` and `close`, and goes into an Orbax checkpoint as
     `grain.checkpoint.CheckpointSave(it)`. With `workers` > 0 the main module must be importable (an

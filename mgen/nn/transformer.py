@@ -170,8 +170,8 @@ class Transformer(nn.Module):
         nearby: Nearby | None = None,
     ) -> Float[Array, "B L D"]:
         """The last block's output, normalised in a pre-norm stack; `mask` is True where `memory`
-        (`x` itself in a stack without one) may be seen, `nearby` restricts
-        the context of self-attention."""
+        (`x` itself in a stack without one) may be seen, `nearby` restricts the context of
+        self-attention."""
         return self.run(x, memory, mask, nearby, train, hidden=False)[0]
 
     def hidden_states(

@@ -1,8 +1,8 @@
 """Checkpoints: Orbax, with the data iterator and the config beside the state.
 
 A checkpoint at step n holds the state after n updates and the iterator after n batches, so training
-goes on with batch n. Orbax
-writes to a temporary name and renames: a checkpoint is there whole or not at all.
+goes on with batch n. Orbax writes to a temporary name and renames: a checkpoint is there whole or
+not at all.
 """
 
 import contextlib
