@@ -36,7 +36,7 @@ from mgen.typing import Batch, Key
 def default_config(**overrides: Any) -> ml_collections.ConfigDict:
     """The loop's fields of every config.
 
-    Counts are in steps; 0 stands for never (what is logged and saved is so at the end too).
+    Counts are in steps; 0 stands for never, but the last step is logged and saved.
 
       eval_every, eval_batches: how often to evaluate, on how many held-out batches (0: not at all).
       summary_every: audio and pictures; a multiple of `eval_every`.
