@@ -29,6 +29,7 @@ from orbax.checkpoint import checkpoint_managers as managers
 from mgen import manifest, tree
 from mgen.errors import UserError
 from mgen.sharding import mesh as mesh_lib
+from mgen.sharding.chips import GIB
 from mgen.train.state import TrainState
 from mgen.train.task import Task
 from mgen.typing import Params
@@ -89,8 +90,7 @@ class Checkpoints:
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         free = shutil.disk_usage(self.folder).free
         if free < size:
-            gib = 2**30
-            raise self._full(f"a checkpoint has {size / gib:.3g} GiB, {free / gib:.3g} are free")
+            raise self._full(f"a checkpoint has {size / GIB:.3g} GiB, {free / GIB:.3g} are free")
 
     @contextlib.contextmanager
     def _or_full(self) -> Iterator[None]:
@@ -136,7 +136,11 @@ class Checkpoints:
                     return self.restore(like, iterator)
                 reasons.append(" ".join(str(error).split())[:300])
                 continue
-            self._put_aside(steps[: len(reasons)], reasons)
+            damaged, fate = steps[: len(reasons)], "put aside" if self.own else "passed over"
+            for other, reason in zip(damaged, reasons):
+                logging.warning("%s: damaged, %s (%s)", self.folder / str(other), fate, reason)
+            if damaged and self.own:
+                self._put_aside(damaged)
             return state
         raise UserError(
             f"{self.folder / str(steps[0])}: checkpoint does not fit this config or is damaged "
@@ -153,32 +157,18 @@ class Checkpoints:
             raise ValueError(f"{folder}: no state of the data")
         return json.loads(found[0].read_text())
 
-    def _put_aside(self, steps: list[int], reasons: list[str]) -> None:
+    def _put_aside(self, steps: list[int]) -> None:
         """Or training, which goes on before them, could not save where they are."""
-        for step, reason in zip(steps, reasons):
-            folder = self.folder / str(step)
-            aside = "put aside" if self.own else "passed over"
-            logging.warning("%s: damaged, %s (%s)", folder, aside, reason)
-            if self.own and jax.process_index() == 0:
-                folder.rename(self.folder.parent / f"damaged_{step}")
-        if steps and self.own:
-            multihost_utils.sync_global_devices("damaged checkpoints are put aside")
-            self._manager.reload()
+        if jax.process_index() == 0:
+            for step in steps:
+                (self.folder / str(step)).rename(self.folder.parent / f"damaged_{step}")
+        multihost_utils.sync_global_devices("damaged checkpoints are put aside")
+        self._manager.reload()
 
     def close(self) -> None:
         """Waits for the save under way; errors as `save`."""
         with self._or_full():
             self._manager.close()
-
-
-@contextlib.contextmanager
-def reading(workdir: str | Path) -> Iterator[Checkpoints]:
-    """The checkpoints of another run; `UserError` where none is."""
-    folder = Path(workdir).absolute() / FOLDER
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no checkpoint here; expected a workdir of a training run")
-    with contextlib.closing(Checkpoints(workdir, own=False)) as checkpoints:
-        yield checkpoints
 
 
 def _placed(leaf: Any) -> Any:
@@ -248,7 +238,7 @@ def load_state(
         raise UserError(
             f"{workdir}: its config does not fit this version of mgen ({error})"
         ) from error
-    with reading(workdir) as checkpoints:
+    with contextlib.closing(Checkpoints(workdir, own=False)) as checkpoints:
         like = jax.eval_shape(task.init, jax.random.key(0))
         if mesh is not None:
             like = mesh_lib.with_shardings(like, mesh_lib.state_sharding(mesh, like))

@@ -25,7 +25,7 @@ from mgen.progress import Progress
 from mgen.sharding import mesh as mesh_lib
 from mgen.sharding.mesh import OnMesh
 from mgen.sharding.options import overlapping
-from mgen.train.checkpoint import Checkpoints, reading
+from mgen.train.checkpoint import Checkpoints
 from mgen.train.guards import Profiler, StopOnSignal, out_of_memory_advice, skipping, skips
 from mgen.train.logging import MetricWriter, make_writer
 from mgen.train.state import TrainState
@@ -225,12 +225,12 @@ def initial_state(
     if checkpoints.latest_step() is not None:
         return checkpoints.restore(like, iterator)
     if config.train.resume:
-        with reading(config.train.resume) as other:
+        with contextlib.closing(Checkpoints(config.train.resume, own=False)) as other:
             return other.restore(like, iterator)
     state = compiled.init(jax.random.key(config.seed))
     state = jax.device_put(task.warm_start(state), compiled.state_sharding)
     if config.train.init_from:
-        with reading(config.train.init_from) as other:
+        with contextlib.closing(Checkpoints(config.train.init_from, own=False)) as other:
             trained = other.restore(like)
         state = state.replace(params=trained.params, variables=trained.variables, ema=trained.ema)
     return state

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mgen.errors import UserError
-from mgen.train.checkpoint import Checkpoints, reading
+from mgen.train.checkpoint import Checkpoints
 
 
 class Counter:
@@ -75,7 +75,7 @@ def test_what_others_read_stays_as_it_is(tmp_path, state, caplog):
     shutil.copytree(folder / "1", folder / "3.orbax-checkpoint-tmp-1")  # a save under way
     truncate(folder / "2" / "state")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    with reading(tmp_path) as checkpoints:
+    with contextlib.closing(Checkpoints(tmp_path, own=False)) as checkpoints:
         found = checkpoints.restore(state)
     assert float(found["x"][0]) == 1 and "2: damaged, passed over" in caplog.text
     after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
@@ -84,7 +84,7 @@ def test_what_others_read_stays_as_it_is(tmp_path, state, caplog):
 
 def test_one_that_its_run_replaces_meanwhile_is_no_damage(tmp_path, state, monkeypatch):
     save(tmp_path, state, 1, keep=1)
-    with reading(tmp_path) as checkpoints:
+    with contextlib.closing(Checkpoints(tmp_path, own=False)) as checkpoints:
         restore = checkpoints._manager.restore
 
         def slowly(step, **kwargs):
